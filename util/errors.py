@@ -1,0 +1,43 @@
+"""Errors a user can fix, and how a script reports them: one line, no stack trace."""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+
+
+class UserError(ValueError):
+    """Bad input. The message names the argument or file, the rule, the value and the remedy."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that the user named, or that a named folder must hold, is not there."""
+
+    # OSError formats its arguments as (errno, text); ours is one sentence.
+    __str__ = Exception.__str__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'num_frames'?"`` for the nearest of ``known``, or an empty string."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+@contextlib.contextmanager
+def exit_on_user_error(program: str) -> Iterator[None]:
+    """Ends the process with one line on stderr for what a user can fix; bugs keep their traceback.
+
+    Exit codes: 1 for a ``UserError`` or an error of the operating system (disk full, permission),
+    130 after Ctrl-C.
+    """
+    try:
+        yield
+    except (UserError, OSError) as error:
+        sys.exit(f"{program}: error: {_one_line(error)}")
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,56 @@
+"""Results appear whole or not at all: written beside their place, renamed at the end."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from util.errors import UserError
+
+
+@contextlib.contextmanager
+def staged_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder ``.<name>.partial-<pid>`` in ``parent``, gone at the end with whatever was not moved out of it.
+
+    ``parent`` is made if absent, and removed again if the block fails and nothing else is in it.
+
+    Raises:
+        UserError: if the folder cannot be made, before any work is done.
+    """
+    made = _missing_folders(parent)
+    staging = parent / f".{name}.partial-{os.getpid()}"
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        _remove_empty(made)
+        raise UserError(
+            f"{parent}: cannot be written ({error.strerror}); choose a folder where you may write"
+        ) from None
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(made)
+
+
+def move_over(source: Path, target: Path) -> None:
+    """Renames ``source`` to ``target``; a folder or file already there is replaced."""
+    if target.is_dir():
+        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        target.replace(old)
+        source.replace(target)
+        shutil.rmtree(old)
+    else:
+        source.replace(target)
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """``path`` and those of its parents that do not exist, innermost first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty: something was delivered
+            folder.rmdir()

@@ -1,0 +1,55 @@
+"""Flags that several scripts share, each defined once."""
+
+import argparse
+
+from util.checkpoint import WEIGHT_CHOICES
+from util.device import DTYPES, device_name
+from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
+from util.options import float_in, int_in
+
+DEFAULT_WAN_PATH = "Wan2.1-T2V-1.3B-Diffusers"
+MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 timesteps
+MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when it is known
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which weights, where they run and in which number format."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--wan_path",
+        default=DEFAULT_WAN_PATH,
+        metavar="PATH",
+        help="Wan2.1-T2V-*-Diffusers folder, saved FlowRVS folder, or hub id of one",
+    )
+    group.add_argument("--dit_ckpt", metavar="PATH", help="DiT weights: .pth, .safetensors or a saved folder")
+    group.add_argument("--vae_ckpt", metavar="PATH", help="tuned VAE weights; without them the stock decoder serves")
+    group.add_argument(
+        "--weights",
+        choices=WEIGHT_CHOICES,
+        default="auto",
+        help="which of a checkpoint with averaged (ema) and raw (model) DiT weights; auto prefers ema",
+    )
+    group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 on CUDA and fp32 on the CPU"
+    )
+
+
+def add_segment_flags(parser: argparse.ArgumentParser) -> None:
+    """How to segment."""
+    group = parser.add_argument_group("segmentation")
+    group.add_argument("--num_steps", type=int_in(1, MAX_STEPS), default=1, help="Euler steps from video to mask")
+    group.add_argument(
+        "--reso_h", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS",
+        help="height of the box into which frames are fitted; the model's own by default",
+    )  # fmt: skip
+    group.add_argument("--reso_w", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="width of that box")
+    group.add_argument(
+        "--threshold",
+        type=float_in(LOWEST_THRESHOLD, HIGHEST_THRESHOLD),
+        default=0.5,
+        help="foreground where the sigmoid of the mask logit exceeds it; logits end at -1 and 1, hence the range",
+    )
+    group.add_argument(
+        "--prompt_batch", type=int_in(1), default=4, help="prompts per evaluation of the DiT; lower it to save memory"
+    )

@@ -1,0 +1,135 @@
+"""Typed command-line options, with a YAML file of defaults under them."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from util.errors import did_you_mean
+
+
+def int_in(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer in [low, high]; no upper bound where ``high`` is None."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'") from None
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"must be {_range_words(low, high)}, got {text}")
+        return value
+
+    return parse
+
+
+def float_in(low: float, high: float | None = None, exclusive: bool = False) -> Callable[[str], float]:
+    """An argparse type: a finite number in [low, high], or strictly between them if ``exclusive``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got '{text}'") from None
+        ceiling = float("inf") if high is None else high
+        inside = low < value < ceiling if exclusive else low <= value <= ceiling and value != float("inf")
+        if not inside:  # NaN compares false, so it ends here as well
+            raise argparse.ArgumentTypeError(f"must be {_range_words(low, high, exclusive)}, got {text}")
+        return value
+
+    return parse
+
+
+def _range_words(low: float, high: float | None, exclusive: bool = False) -> str:
+    if high is None:
+        return f"above {low:g}" if exclusive else f"at least {low:g}"
+    return f"between {low:g} and {high:g}" + (", both excluded" if exclusive else "")
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` with real booleans, ``--config file.yaml`` and helpful errors.
+
+    ``--config`` names a YAML file of flat keys, each the name of a flag; its values are defaults
+    under the flags given on the command line, and pass the same types and ranges.
+    Unknown flags and keys are errors that suggest the nearest known name.
+
+    Args:
+        removed: flags of the original program that are gone, each with what to use instead.
+    """
+
+    def __init__(self, *args: Any, removed: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        # No abbreviations: a flag added later would change what an old command means.
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self.removed = dict(removed or {})
+        self.add_argument("--config", default=None, metavar="FILE", help="YAML file of defaults, one flag a key")
+
+    def add_flag(self, name: str, default: bool, help: str) -> None:
+        """A real boolean: ``--name`` turns it on, ``--no-name`` off."""
+        self.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=help)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config", default=None)
+        config = finder.parse_known_args(args)[0].config
+        if config is not None:
+            self._take_defaults_from(Path(config))
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown[0])
+        return options
+
+    def _refuse(self, argument: str) -> None:
+        flag = argument.partition("=")[0]
+        if flag in self.removed:
+            self.error(f"{flag} is gone: {self.removed[flag]}")
+        self.error(f"unrecognized argument: {argument}{did_you_mean(flag, self._option_string_actions)}")
+
+    def _take_defaults_from(self, path: Path) -> None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self.error(f"--config {path}: cannot be read ({error.strerror}); give an existing YAML file")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config {path}: not valid YAML ({' '.join(str(error).split())})")
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            self.error(f"--config {path}: must hold 'flag: value' lines, got a {type(values).__name__}")
+        known = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", "config")}
+        for key, value in values.items():
+            if f"--{key}" in self.removed:
+                self.error(f"{path}: {key} is gone: {self.removed[f'--{key}']}")
+            if key not in known:
+                self.error(f"{path}: unknown key '{key}'{did_you_mean(str(key), known)}")
+            action = known[key]
+            self.set_defaults(**{key: self._checked(path, action, value)})
+            action.required = False
+
+    def _checked(self, path: Path, action: argparse.Action, value: Any) -> Any:
+        """The YAML value as the flag itself would have parsed it."""
+        if isinstance(action, argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                self.error(f"{path}: {action.dest} must be true or false, got '{value}'")
+            return value
+        if value is None and action.default is None:
+            return None
+        if action.nargs in ("+", "*"):
+            if not isinstance(value, list) or (action.nargs == "+" and not value):
+                self.error(f"{path}: {action.dest} must be a list with at least one entry, got {value!r}")
+            return [self._checked_scalar(path, action, entry) for entry in value]
+        return self._checked_scalar(path, action, value)
+
+    def _checked_scalar(self, path: Path, action: argparse.Action, value: Any) -> Any:
+        if isinstance(value, bool | dict | list) or value is None:
+            self.error(f"{path}: {action.dest} takes one plain value, got {value!r}")
+        try:
+            # Through text, as on the command line: YAML reads 5e-5 as a string, 480 as an int.
+            parsed = self._get_value(action, str(value))
+            self._check_value(action, parsed)
+        except argparse.ArgumentError as error:
+            self.error(f"{path}: {action.dest} {error.message}")
+        return parsed
