@@ -1,0 +1,76 @@
+"""The diffusion transformer: diffusers' ``WanTransformer3DModel``, with or without direct video injection."""
+
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from models.flow import timestep_of
+from util.errors import UserError
+
+PATCH_WEIGHT = "patch_embedding.weight"
+
+
+def has_injection(dit: WanTransformer3DModel) -> bool:
+    """Whether the DiT takes ``[latents, video_latents]``, twice its output channels, or the latents alone."""
+    return dit.config.in_channels == 2 * dit.config.out_channels
+
+
+def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
+    """The DiT's config with ``in_channels`` as the weights have it: C, or 2C with direct video injection.
+
+    Raises:
+        UserError: if the patch embedding is missing or has another number of input channels.
+    """
+    if PATCH_WEIGHT not in tensors or tensors[PATCH_WEIGHT].ndim != 5:
+        raise UserError(f"{source}: no 5-dimensional '{PATCH_WEIGHT}' in it, so these are no weights of a Wan DiT")
+    in_channels = tensors[PATCH_WEIGHT].shape[1]
+    channels = config["out_channels"] or config["in_channels"]
+    if in_channels not in (channels, 2 * channels):
+        raise UserError(
+            f"{source}: '{PATCH_WEIGHT}' must have {channels} input channels, or {2 * channels} with direct video "
+            f"injection, got {in_channels}; give the weights of a text-to-video Wan or of FlowRVS"
+        )
+    return {**config, "in_channels": in_channels, "out_channels": channels}
+
+
+def widen_patch_embedding(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pretrained weights prepared for direct video injection.
+
+    The new input channels, those of the injected video, start at zero: the widened network equals the
+    pretrained one at the first step.
+
+    Args:
+        tensors: state dict of a DiT; ``patch_embedding.weight`` is [D, C, 1, 2, 2] for Wan2.1.
+
+    Returns:
+        The same tensors, with that one [D, 2C, 1, 2, 2].
+    """
+    weight = tensors[PATCH_WEIGHT]
+    return {**tensors, PATCH_WEIGHT: torch.cat([weight, torch.zeros_like(weight)], dim=1)}
+
+
+def predict_velocity(
+    dit: WanTransformer3DModel, latents: Tensor, video_latents: Tensor, sigma: Tensor, caption_embeddings: Tensor
+) -> Tensor:
+    """The velocity at ``latents``, one evaluation of the DiT.
+
+    Args:
+        latents: [B, C, T, H, W] on the path.
+        video_latents: [B, C, T, H, W] clean; concatenated on the channel axis where the DiT has injection.
+        sigma: [B] in [0, 1], 1 = video.
+        caption_embeddings: [B, L, D], zero after the last token.
+
+    Returns:
+        [B, C, T, H, W] in the dtype of ``latents``.
+    """
+    dtype = dit.patch_embedding.weight.dtype
+    model_input = torch.cat([latents, video_latents], dim=1) if has_injection(dit) else latents
+    velocity = dit(
+        hidden_states=model_input.to(dtype),
+        timestep=timestep_of(sigma),
+        encoder_hidden_states=caption_embeddings.to(dtype),
+        return_dict=False,
+    )[0]
+    return velocity.to(latents.dtype)

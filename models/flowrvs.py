@@ -1,0 +1,256 @@
+"""``FlowRVS``: frames and sentences in, mask logits out. The one public way to segment."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline, WanTransformer3DModel
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from models import mask_vae
+from models.dit import predict_velocity
+from models.flow import sigma_schedule, solve
+from models.mask_vae import logits_to_masks, resize_logits
+from models.pictures import Frames, as_pictures, as_video
+from models.text import clean_captions, embed_captions
+from util.errors import UserError
+from util.frames import fit_size
+from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
+from util.stopwatch import Stopwatch
+
+
+@dataclass
+class FlowRVSOutput(BaseOutput):
+    """What a call returns, prompts in the order given.
+
+    Attributes:
+        logits: [P, T, H, W] float32 on the CPU, in [-1, 1].
+        masks: [P, T, H, W] bool, where the sigmoid of the logits exceeds the threshold.
+        seconds: wall-clock time of each stage: text, encode, dit, decode.
+    """
+
+    logits: Tensor
+    masks: NDArray[np.bool_]
+    seconds: dict[str, float]
+
+
+class FlowRVS(DiffusionPipeline):
+    """Deforms a video into the masks of the objects that sentences describe.
+
+    Args:
+        transformer: the velocity field; 2C input channels mean direct video injection.
+        vae: stock, or with a one-channel decoder tuned on masks.
+        text_encoder, tokenizer: Wan's UMT5.
+        max_sequence_length: tokens per caption; the DiT attends to all of them.
+        box_height, box_width: pixels; frames are fitted into this box unless a call names another.
+
+    Raises:
+        UserError: if the parts do not belong together.
+
+    Source: "Deforming Videos to Masks" (arXiv 2510.06139).
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        vae: AutoencoderKLWan,
+        text_encoder: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_sequence_length: int = 256,
+        box_height: int = 480,
+        box_width: int = 832,
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width)
+        self._check_parts()
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """(height, width) in pixels that one token of the DiT covers; frame sizes are multiples of it."""
+        _, patch_height, patch_width = self.transformer.config.patch_size
+        stride = self.vae.config.scale_factor_spatial
+        return stride * patch_height, stride * patch_width
+
+    def fitted_size(
+        self, height: int, width: int, box_height: int | None = None, box_width: int | None = None
+    ) -> tuple[int, int]:
+        """(height, width) in pixels at which the model sees frames of a size; the box defaults to its own.
+
+        Raises:
+            UserError: if the box is smaller than one token.
+        """
+        box = (box_height or self.config.box_height, box_width or self.config.box_width)
+        multiple = math.lcm(*self.size_multiple)
+        if min(box) < multiple:
+            raise UserError(
+                f"box_height and box_width (--reso_h, --reso_w) must be at least {multiple} pixels, "
+                f"got {box[0]} and {box[1]}"
+            )
+        return fit_size(height, width, *box, multiple)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: Frames,
+        prompts: str | Sequence[str],
+        *,
+        num_steps: int = 1,
+        box_height: int | None = None,
+        box_width: int | None = None,
+        output_size: tuple[int, int] | None = None,
+        threshold: float = 0.5,
+        prompt_batch: int = 4,
+    ) -> FlowRVSOutput:
+        """Segments a video once for every prompt.
+
+        The video is encoded once, each distinct caption is embedded and solved once.
+
+        Args:
+            frames: T pictures of one size: an array [T, H, W, 3] uint8, a tensor [T, 3, H, W] (uint8, or float
+                in [-1, 1]), or a list of PIL pictures or [H, W, 3] uint8 arrays. RGB, any T >= 1: the last
+                frame is repeated up to 4n + 1 and the extra predictions are dropped.
+            prompts: P sentences; a single string counts as one.
+            num_steps: Euler steps, each one evaluation of the DiT per prompt.
+            box_height, box_width: pixels, defaulting to the pipeline's own; see ``fitted_size``.
+            output_size: (H, W) of the result in pixels; the size of ``frames`` by default.
+            threshold: foreground where the sigmoid of the logit exceeds it, within [0.27, 0.73].
+            prompt_batch: prompts that run through the DiT and the decoder together; memory grows with it.
+
+        Raises:
+            UserError: for arguments that cannot be segmented.
+            ValueError: if ``num_steps``, the box, ``threshold`` or ``prompt_batch`` is out of range.
+        """
+        captions = clean_captions([prompts] if isinstance(prompts, str) else prompts)
+        if not LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD:
+            raise ValueError(
+                f"threshold must lie in [{LOWEST_THRESHOLD}, {HIGHEST_THRESHOLD}], got {threshold}: logits are clamped "
+                "to [-1, 1], so beyond it every pixel would be the same"
+            )
+        if prompt_batch < 1:
+            raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")
+        sigmas = sigma_schedule(num_steps).to(self._execution_device)
+        pictures = as_pictures(frames)
+        source_height, source_width = pictures.shape[-2:]
+        size = self.fitted_size(source_height, source_width, box_height, box_width)
+        self._check_length(len(pictures), size)
+        distinct = list(dict.fromkeys(captions))
+        stopwatch = Stopwatch(self._execution_device)
+
+        with stopwatch.stage("text"):
+            embeddings = embed_captions(
+                self.text_encoder, self.tokenizer, distinct, self.config.max_sequence_length
+            ).to(self._execution_device)
+        with stopwatch.stage("encode"):
+            video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
+        with stopwatch.stage("dit"):
+            mask_latents = self._solve(video_latents, embeddings, sigmas, prompt_batch)
+        with stopwatch.stage("decode"):
+            output_size = output_size or (source_height, source_width)
+            logits = self._decode(mask_latents, len(pictures), output_size, prompt_batch)
+
+        if len(distinct) < len(captions):
+            logits = logits[[distinct.index(caption) for caption in captions]]
+        return FlowRVSOutput(logits, logits_to_masks(logits, threshold), stopwatch.seconds)
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
+        num_chunks = 1 + (video.shape[2] - 1) // mask_vae.FRAMES_PER_CHUNK
+        with self._bar("encode video", self.vae.encoder, num_chunks):
+            return mask_vae.encode_video(self.vae, video)
+
+    def predict_mask_latents(self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor) -> Tensor:
+        """Solves for B prompts of one video.
+
+        Args:
+            video_latents: [1, C, T, H, W] normalised.
+            caption_embeddings: [B, L, D].
+            sigmas: [num_steps + 1] from ``sigma_schedule``.
+
+        Returns:
+            [B, C, T, H, W] raw mask latents.
+        """
+        video_latents = video_latents.expand(len(caption_embeddings), -1, -1, -1, -1)
+        return solve(
+            lambda latents, sigma: predict_velocity(
+                self.transformer, latents, video_latents, sigma, caption_embeddings
+            ),
+            video_latents,
+            sigmas,
+        )
+
+    def _check_length(self, num_frames: int, size: tuple[int, int]) -> None:
+        """Refuses a video with more positions on an axis than the DiT's rotary tables hold."""
+        limit = self.transformer.config.rope_max_seq_len
+        stride = self.vae.config.scale_factor_temporal
+        if num_frames > 1 + (limit - 1) * stride:
+            raise UserError(
+                f"frames must number at most {1 + (limit - 1) * stride} for this DiT, got {num_frames}; "
+                "segment a shorter piece (--max_frames)"
+            )
+        if max(size) > limit * max(self.size_multiple):
+            raise UserError(
+                f"frames of {size[0]} x {size[1]} are too large for this DiT; use a smaller box (--reso_h, --reso_w)"
+            )
+
+    def _solve(self, video_latents: Tensor, embeddings: Tensor, sigmas: Tensor, prompt_batch: int) -> Tensor:
+        batches = embeddings.split(prompt_batch)
+        with self._bar("predict masks", self.transformer, len(batches) * (len(sigmas) - 1)):
+            return torch.cat([self.predict_mask_latents(video_latents, batch, sigmas) for batch in batches])
+
+    def _decode(self, mask_latents: Tensor, num_frames: int, size: tuple[int, int], prompt_batch: int) -> Tensor:
+        """[P, C, T', H', W'] to logits [P, num_frames, *size] on the CPU."""
+        batches = mask_latents.split(prompt_batch)
+        logits = torch.empty(len(mask_latents), num_frames, *size)
+        done = 0
+        with self._bar("decode masks", self.vae.decoder, len(batches) * mask_latents.shape[2]):
+            for batch in batches:
+                decoded = mask_vae.decode_logits(self.vae, batch)[:, 0, :num_frames]  # [B, T, h, w]
+                for index in range(num_frames):  # frame by frame: the whole video at source size may not fit
+                    logits[done : done + len(batch), index] = resize_logits(decoded[:, index], size)
+                done += len(batch)
+        return logits
+
+    def _check_parts(self) -> None:
+        dit, vae = self.transformer.config, self.vae.config
+        mask_vae.check_strides(self.vae)
+        if dit.image_dim is not None or dit.added_kv_proj_dim is not None:
+            raise UserError("transformer: an image-to-video DiT has image inputs that FlowRVS does not feed; use T2V")
+        if vae.z_dim != dit.out_channels or dit.in_channels not in (vae.z_dim, 2 * vae.z_dim):
+            raise UserError(
+                f"transformer and vae must agree on latent channels: the DiT maps {dit.in_channels} to "
+                f"{dit.out_channels}, the VAE has {vae.z_dim}; take both from one model"
+            )
+        if self.text_encoder.config.d_model != dit.text_dim:
+            raise UserError(
+                f"text_encoder and transformer must agree on the embedding width, got "
+                f"{self.text_encoder.config.d_model} and {dit.text_dim}; take both from one model"
+            )
+        if dit.patch_size[0] != 1:
+            raise UserError(f"transformer: patch_size must be 1 in time, got {dit.patch_size[0]}")
+        if self.config.max_sequence_length < 1:
+            raise UserError(f"max_sequence_length must be at least 1, got {self.config.max_sequence_length}")
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, module: nn.Module, total: int) -> Iterator[None]:
+        """A progress bar that advances each time the library runs ``module``."""
+        with self.progress_bar(total=total) as bar:
+            bar.set_description(title)
+
+            def advance(*_: object) -> None:  # a hook that returned anything would replace the module's output
+                bar.update()
+
+            hook = module.register_forward_hook(advance)
+            try:
+                yield
+            finally:
+                hook.remove()

@@ -1,0 +1,89 @@
+"""Frames in any form a user has them, as the VAE takes them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from models.mask_vae import padded_num_frames
+from util.errors import UserError
+from util.frames import Frame, resize_frame
+
+Frames = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | Sequence[Frame]
+
+
+def as_pictures(frames: Frames) -> Tensor:
+    """Checks frames and brings them to one layout.
+
+    Args:
+        frames: an array [T, H, W, 3] uint8, a tensor [T, 3, H, W] (uint8, or float in [-1, 1]), or a list of
+            PIL pictures or [H, W, 3] uint8 arrays; RGB, one size, T >= 1.
+
+    Returns:
+        [T, 3, H, W], uint8 or float in [-1, 1].
+
+    Raises:
+        UserError: for anything else.
+    """
+    if len(frames) == 0:
+        raise UserError("frames must hold at least one picture, got none")
+    if isinstance(frames, Tensor):
+        return _checked_tensor(frames)
+    array = _checked_array(frames if isinstance(frames, np.ndarray) else _stack(frames))
+    return rearrange(torch.from_numpy(np.ascontiguousarray(array)), "t h w c -> t c h w")
+
+
+def as_video(pictures: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Fits and pads pictures for the VAE.
+
+    Args:
+        pictures: [T, 3, H, W] from ``as_pictures``.
+        size: (h, w) in pixels; the resize is done on 8 bits by an antialiased bilinear filter.
+
+    Returns:
+        [1, 3, T', h, w] float32 in [-1, 1] on ``device``; T' = 4n + 1, the last frame repeated.
+    """
+    if pictures.shape[-2:] != torch.Size(size):
+        array = rearrange(_to_bytes(pictures), "t c h w -> t h w c").cpu().numpy()
+        array = np.stack([resize_frame(frame, *size) for frame in array])
+        pictures = rearrange(torch.from_numpy(array), "t h w c -> t c h w")
+    padding = padded_num_frames(len(pictures)) - len(pictures)
+    pictures = torch.cat([pictures, pictures[-1:].expand(padding, -1, -1, -1)]).to(device)
+    values = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures.float()
+    return rearrange(values, "t c h w -> 1 c t h w")
+
+
+def _checked_tensor(frames: Tensor) -> Tensor:
+    if frames.ndim != 4 or frames.shape[1] != 3:
+        raise UserError(f"frames as a tensor must be [T, 3, H, W], got {list(frames.shape)}")
+    if frames.dtype == torch.uint8:
+        return frames
+    if not frames.is_floating_point() or not -1 <= frames.min() <= frames.max() <= 1:
+        raise UserError("frames as a tensor must be uint8, or float in [-1, 1]; got other values, rescale them")
+    return frames
+
+
+def _checked_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
+        raise UserError(f"frames as arrays must be [T, H, W, 3] uint8, got {list(array.shape)} {array.dtype}")
+    return array
+
+
+def _stack(frames: Sequence[Image.Image] | Sequence[Frame]) -> NDArray[np.uint8]:
+    pictures = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
+    for index, picture in enumerate(pictures):
+        if picture.shape != pictures[0].shape:
+            raise UserError(
+                f"frames must share one size, got {picture.shape} at index {index} after {pictures[0].shape}"
+            )
+    return np.stack(pictures)
+
+
+def _to_bytes(pictures: Tensor) -> Tensor:
+    if pictures.dtype == torch.uint8:
+        return pictures
+    return ((pictures.float() + 1) * 127.5).round().to(torch.uint8)

@@ -1,0 +1,118 @@
+"""The toy Wan folder: the layout and classes of Wan2.1-T2V-1.3B-Diffusers, sized for a CPU.
+
+    python -m models.toy --out DIR [--seed 0]
+
+Its weights are random: the code around it runs for real, its masks mean nothing.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+from util.errors import UserError, exit_on_user_error
+from util.files import staged_folder
+from util.options import OptionParser, int_in
+
+# What FlowRVS reads from model_index.json: the box keeps the aspect of 480 x 832, the text is short.
+FLOWRVS_ENTRIES = {"max_sequence_length": 32, "box_height": 64, "box_width": 112}
+
+LATENT_CHANNELS = 16
+TEXT_WIDTH = 64
+
+WORDS = """
+    a all and at away back below behind big black blue bottom brown car cat circle circles dark dog down first front
+    green grey in is it larger left light lower man moves moving object objects of on orange person purple red right
+    round shape shapes side small smaller square squares stays still that the to top towards triangle triangles turns
+    two up upper white which with woman yellow
+"""
+
+
+def build_toy_wan(seed: int = 0) -> WanPipeline:
+    """Random parts that fit each other, the same for the same seed.
+
+    The VAE strides 4 in space (one halving fewer than Wan's) and 4 in time, which gives the small DiT
+    four times the tokens; both strides stand in its config.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _build_tokenizer()
+        return WanPipeline(
+            tokenizer=tokenizer,
+            text_encoder=UMT5EncoderModel(
+                UMT5Config(
+                    vocab_size=len(tokenizer),
+                    d_model=TEXT_WIDTH,
+                    d_kv=16,
+                    d_ff=2 * TEXT_WIDTH,
+                    num_layers=2,
+                    num_heads=4,
+                    pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    decoder_start_token_id=0,
+                    feed_forward_proj="gated-gelu",
+                )
+            ),
+            vae=AutoencoderKLWan(
+                base_dim=8,
+                z_dim=LATENT_CHANNELS,
+                dim_mult=[1, 2, 4],
+                num_res_blocks=1,
+                temperal_downsample=[True, True],
+                latents_mean=[0.0] * LATENT_CHANNELS,
+                latents_std=[1.0] * LATENT_CHANNELS,
+                scale_factor_spatial=4,
+                scale_factor_temporal=4,
+            ),
+            transformer=WanTransformer3DModel(
+                num_attention_heads=6,
+                attention_head_dim=32,
+                in_channels=LATENT_CHANNELS,
+                out_channels=LATENT_CHANNELS,
+                text_dim=TEXT_WIDTH,
+                freq_dim=64,
+                ffn_dim=768,
+                num_layers=6,
+            ),
+            scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        )
+
+
+def write_toy_wan(out: Path, seed: int = 0) -> None:
+    """Writes the folder ``out``, whole or not at all.
+
+    Raises:
+        UserError: if ``out`` exists.
+    """
+    if out.exists():
+        raise UserError(f"--out {out}: already exists; give a new folder or remove it")
+    with staged_folder(out.parent, out.name) as staging:
+        build_toy_wan(seed).save_pretrained(staging)
+        index_file = staging / "model_index.json"
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index_file.write_text(json.dumps(index | FLOWRVS_ENTRIES, indent=2) + "\n", encoding="utf-8")
+        staging.replace(out)
+
+
+def _build_tokenizer() -> T5TokenizerFast:
+    """Every printable ASCII character, so that any sentence has tokens, and whole words for short ones."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    characters = [(chr(code), -8.0) for code in range(ord("!"), ord("~") + 1)]
+    words = [(f"▁{word}", -3.0) for word in WORDS.split()]
+    return T5TokenizerFast(vocab=special + characters + words, extra_ids=0)
+
+
+def main() -> None:
+    parser = OptionParser(prog="python -m models.toy", description="Write a CPU-sized Wan folder with random weights.")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
+    parser.add_argument("--seed", type=int_in(0), default=0, help="seed of the random weights")
+    options = parser.parse_args()
+    with exit_on_user_error(parser.prog):
+        write_toy_wan(Path(options.out), options.seed)
+        print(f"Wrote {options.out}: random weights (seed {options.seed}), so its masks mean nothing yet.")
+
+
+if __name__ == "__main__":
+    main()

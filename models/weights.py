@@ -1,0 +1,221 @@
+"""From folders and weight files to a ``FlowRVS``, strictly: every tensor has its place, or it is an error.
+
+A Wan2.1-T2V-*-Diffusers folder gives the parts; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of the DiT and the
+VAE. They are files of the original (``.pth``: the released form, or its trainer's with an averaged list),
+safetensors, or folders that diffusers' ``save_pretrained`` wrote.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
+
+from models import dit, mask_vae
+from models.flowrvs import FlowRVS
+from util.checkpoint import SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
+from util.errors import MissingFileError, UserError
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
+VAE_PREFIX = "vae."  # the original saves its VAE inside a wrapper of that name
+MAX_LISTED_KEYS = 20  # per kind; a checkpoint of another model misfits in hundreds
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+@dataclass(frozen=True)
+class LoadedFlowRVS:
+    """A pipeline, and the weight files each part came from."""
+
+    pipeline: FlowRVS
+    files: dict[str, tuple[Path, ...]]
+
+
+def load_flowrvs(
+    wan_path: str,
+    dit_ckpt: str | None = None,
+    vae_ckpt: str | None = None,
+    weights: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> LoadedFlowRVS:
+    """Builds the pipeline on the CPU.
+
+    Args:
+        wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or a hub id of either.
+        dit_ckpt: weights of the DiT; the base DiT is then never read. Direct video injection is read off their shape.
+        vae_ckpt: weights of the VAE; without it the folder's own decoder serves.
+        weights: of a DiT checkpoint with averaged and raw weights, ``auto`` takes the averaged, ``ema`` insists on
+            them, ``model`` takes the raw ones.
+        dtype: of the weights; the parts that the library keeps in float32 stay so.
+
+    Raises:
+        UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not.
+    """
+    folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
+    index = read_json(folder / "model_index.json")
+    if dit_ckpt is None and index.get("_class_name") != FlowRVS.__name__:
+        logger.warning(
+            "--dit_ckpt not given: the DiT of %s is the text-to-video base, which was never trained to segment; "
+            "its masks mean nothing", wan_path,
+        )  # fmt: skip
+    dit_weights = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
+    transformer = _load_dit(folder / "transformer", dit_weights, dtype)
+    vae_weights = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
+    vae = _load_vae(folder / "vae", vae_weights, dtype)
+    text_encoder, tokenizer = _load_text(folder, dtype)
+    own_entries = {name: index[name] for name in ("max_sequence_length", "box_height", "box_width") if name in index}
+    pipeline = FlowRVS(transformer, vae, text_encoder, tokenizer, **own_entries)
+    files = {
+        "transformer": dit_weights.files,
+        "vae": vae_weights.files,
+        "text_encoder": tuple(sorted((folder / "text_encoder").glob("*.safetensors"))),
+    }
+    return LoadedFlowRVS(pipeline, files)
+
+
+def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: bool = False) -> Path:
+    """The local folder of ``wan_path``, downloaded from the hub if it is an id and the hub can be reached.
+
+    Args:
+        skip_transformer, skip_vae: the base weights of that part are not needed, so not fetched.
+
+    Raises:
+        UserError: if there is no such folder and none can be fetched, or a part is missing in it. The message has
+            the command that downloads it.
+    """
+    folder = Path(wan_path)
+    if not folder.exists():
+        folder = _fetch(wan_path, skip_transformer, skip_vae)
+    if not folder.is_dir():
+        raise UserError(f"--wan_path {wan_path}: must be a folder or a hub id, got a file")
+    needed = ["model_index.json"] + [f"{part}/config.json" for part in PARTS if part != "tokenizer"] + ["tokenizer"]
+    missing = [name for name in needed if not (folder / name).exists()]
+    if missing:
+        raise MissingFileError(
+            f"--wan_path {wan_path}: no Wan2.1-T2V-*-Diffusers folder, {', '.join(missing)} missing; "
+            f"{_download_hint(wan_path)}"
+        )
+    return folder
+
+
+def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
+    skipped = [f"{part}/*.safetensors" for part, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, allow_patterns=["model_index.json", *(f"{part}/*" for part in PARTS)], ignore_patterns=skipped
+            )
+        )
+    except HFValidationError:
+        reason = "no such folder"
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        reason = "no such folder, and the model hub cannot be reached or does not have it"
+    raise MissingFileError(f"--wan_path {hub_id}: {reason}; {_download_hint(hub_id)}")
+
+
+def _download_hint(wan_path: str) -> str:
+    name = wan_path.rstrip("/").split("/")[-1]
+    if not name.endswith("-Diffusers"):
+        name = "Wan2.1-T2V-1.3B-Diffusers"
+    return f"download it with: hf download Wan-AI/{name} --local-dir {name}"
+
+
+def _component_weights(folder: Path, part: str, ckpt: str | None, flag: str, weights: str) -> StateDict:
+    """The state dict of one part: the checkpoint's where one is given, else the folder's own."""
+    if ckpt is None:
+        return read_sharded_folder(folder / part, f"--wan_path {folder}")
+    path, source = Path(ckpt), f"{flag} {ckpt}"
+    if path.is_dir():
+        return read_sharded_folder(_part_folder(path, part, source, weights), source)
+    return read_state_dict(path, source, weights)
+
+
+def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
+    """Where in a saved folder the weights of a part lie: a pipeline, a training checkpoint, or the part itself."""
+    averaged = path / f"{part}_ema"
+    if averaged.is_dir() and weights != "model":
+        return averaged
+    if weights == "ema":
+        raise MissingFileError(f"{source}: no {part}_ema folder in it; use --weights auto or model")
+    for candidate in (path / part, path):
+        if (candidate / SAFETENSORS_NAME).is_file() or (candidate / f"{SAFETENSORS_NAME}.index.json").is_file():
+            return candidate
+    raise MissingFileError(
+        f"{source}: neither it nor a '{part}' folder in it holds {SAFETENSORS_NAME} or its index; "
+        "give a saved pipeline, a checkpoint folder or a weight file"
+    )
+
+
+def _load_dit(config_folder: Path, weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
+    config = WanTransformer3DModel.load_config(config_folder)
+    config = dit.config_for_weights(config, weights.tensors, weights.source)
+    return _build_strictly(WanTransformer3DModel, config, weights.tensors, weights.source, dtype)
+
+
+def _load_vae(config_folder: Path, weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
+    tensors = weights.tensors
+    if all(name.startswith(VAE_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(VAE_PREFIX): value for name, value in tensors.items()}
+    config = mask_vae.config_for_weights(AutoencoderKLWan.load_config(config_folder), tensors, weights.source)
+    vae = _build_strictly(AutoencoderKLWan, config, tensors, weights.source, dtype)
+    mask_vae.use_channels_last(vae)
+    return vae
+
+
+def _build_strictly(
+    model_class: type[Model], config: dict[str, Any], tensors: dict[str, Tensor], source: str, dtype: torch.dtype
+) -> Model:
+    """A model of ``config`` holding exactly ``tensors``."""
+    with init_empty_weights(include_buffers=False):  # rotary tables are buffers and no weights: they stay real
+        model = model_class.from_config(config)
+    expected = model.state_dict()
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "mis-shaped": [
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            for name in expected
+            if name in tensors and tensors[name].shape != expected[name].shape
+        ],
+    }
+    if any(problems.values()):
+        listing = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys)
+        raise UserError(
+            f"{source}: does not fit the {model_class.__name__} of the folder. {listing}. Use weights of that model"
+        )
+    kept = set(model._keep_in_fp32_modules or [])
+    typed = {
+        # The library's own rule, which a plain .to(bfloat16) breaks: norms, time and modulation stay float32.
+        name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
+        for name, tensor in tensors.items()
+    }
+    model.load_state_dict(typed, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _first(keys: list[str]) -> str:
+    more = len(keys) - MAX_LISTED_KEYS
+    return ", ".join(keys[:MAX_LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
+    try:
+        encoder, info = UMT5EncoderModel.from_pretrained(
+            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"--wan_path {folder}: text_encoder or tokenizer cannot be loaded ({error})") from None
+    absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
+    if absent:
+        raise UserError(f"--wan_path {folder}: text_encoder lacks or misfits {_first(absent)}; download it again")
+    return encoder.eval().requires_grad_(False), tokenizer
