@@ -1,0 +1,204 @@
+"""A video and sentences to masks, an overlay video and a record of the run."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from models.flowrvs import FlowRVS
+from models.mask_vae import logits_to_masks, resize_logits
+from util.checkpoint import read_json, sha256_of
+from util.errors import UserError
+from util.files import move_over, staged_folder
+from util.frames import Frame, resize_frame
+from util.masks import MaskWriter
+from util.stopwatch import Stopwatch
+from util.video import FrameSource, VideoWriter
+from util.visualize import Legend, colours_for, draw_masks
+
+RECORD = "result.json"
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to segment; see ``FlowRVS.__call__``."""
+
+    num_steps: int
+    box_height: int | None
+    box_width: int | None
+    threshold: float
+    prompt_batch: int
+
+
+@contextlib.contextmanager
+def staged_result(output_dir: Path, source: FrameSource) -> Iterator[Path]:
+    """A folder to fill with ``masks/``, ``result.mp4``, ``result.json`` and perhaps ``overlay/``.
+
+    If the block succeeds they take their places, ``<output_dir>/<name>/`` and
+    ``<output_dir>/<name>_result.mp4``, over an earlier result of the same input; otherwise nothing is left.
+
+    Raises:
+        UserError: if the place cannot be written, or holds something else than such a result.
+    """
+    target = output_dir / source.name
+    _check_target(target, source)
+    with staged_folder(output_dir, source.name) as staging:
+        yield staging
+        target.mkdir(exist_ok=True)
+        (target / RECORD).unlink(missing_ok=True)  # until all is in place this is no result
+        for part in ("masks", "overlay"):
+            if (staging / part).exists() or (target / part).exists():
+                (staging / part).mkdir(exist_ok=True)
+                move_over(staging / part, target / part)
+            with contextlib.suppress(OSError):
+                (target / part).rmdir()  # empty: the earlier result had it, this one has not
+        move_over(staging / "result.mp4", output_dir / f"{source.name}_result.mp4")
+        move_over(staging / RECORD, target / RECORD)
+
+
+def segment_video(
+    pipeline: FlowRVS,
+    source: FrameSource,
+    prompts: list[str],
+    folder: Path,
+    options: SegmentOptions,
+    *,
+    save_overlays: bool = False,
+) -> dict[str, Any]:
+    """Segments a video and writes its masks and overlay video into ``folder``.
+
+    The frames are read twice: fitted to the model's size first, all of them in memory; then at source size,
+    one at a time, for the overlay.
+
+    Args:
+        save_overlays: write each overlay as a picture too, into ``overlay/``.
+
+    Returns:
+        Facts for the record: prompts, colours, sizes, options, mask area in pixels and seconds per stage.
+    """
+    stopwatch = Stopwatch()
+    with stopwatch.stage("read"):
+        frames, source_size = _read_fitted(pipeline, source, options)
+    result = pipeline(
+        frames,
+        prompts,
+        num_steps=options.num_steps,
+        box_height=options.box_height,
+        box_width=options.box_width,
+        threshold=options.threshold,
+        prompt_batch=options.prompt_batch,
+    )
+    colours = colours_for(len(prompts))
+    with stopwatch.stage("write"):
+        areas = _write_results(
+            folder,
+            source,
+            result.logits,
+            Legend(prompts, colours, *source_size),
+            size=source_size,
+            threshold=options.threshold,
+            save_overlays=save_overlays,
+        )
+    return {
+        "prompts": prompts,
+        "colours": colours,
+        "fps": float(source.fps),
+        "num_frames": len(frames),
+        "size": {"height": source_size[0], "width": source_size[1]},
+        "model_size": {"height": frames.shape[1], "width": frames.shape[2]},
+        "num_steps": options.num_steps,
+        "threshold": options.threshold,
+        "mask_area": areas,
+        "seconds": {name: round(value, 3) for name, value in (stopwatch.seconds | result.seconds).items()},
+    }
+
+
+def _write_results(
+    folder: Path,
+    source: FrameSource,
+    logits: Tensor,
+    legend: Legend,
+    *,
+    size: tuple[int, int],
+    threshold: float,
+    save_overlays: bool,
+) -> list[list[int]]:
+    """Writes masks, video and overlays at source size; returns the mask area in pixels, per prompt and frame."""
+    num_prompts, num_frames = logits.shape[:2]
+    areas: list[list[int]] = [[] for _ in range(num_prompts)]
+    if save_overlays:
+        (folder / "overlay").mkdir()
+    with MaskWriter(folder / "masks", num_prompts) as writer, VideoWriter(folder / "result.mp4", source.fps) as video:
+        for index, frame in enumerate(tqdm(source, desc="write results", total=num_frames, unit="frame")):
+            masks = logits_to_masks(resize_logits(logits[:, index], size), threshold)
+            writer.write(source.frame_name(index), masks)
+            overlay = draw_masks(frame, masks, legend.colours)
+            legend.draw(overlay)
+            video.write(overlay)
+            if save_overlays:
+                Image.fromarray(overlay).save(folder / "overlay" / f"{source.frame_name(index)}.jpg", quality=95)
+            for prompt_areas, mask in zip(areas, masks, strict=True):
+                prompt_areas.append(int(np.count_nonzero(mask)))
+    return areas
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes ``result.json`` into ``folder``."""
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Hashes weight files on a thread beside the block, which may call for ``{part: {"files", "sha256"}}``.
+
+    The text encoder alone is 11 GB: beside the model's work its hash costs no waiting.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        digests = {part: pool.submit(sha256_of, paths) for part, paths in files.items()}
+        try:
+            yield lambda: {
+                part: {"files": [str(path) for path in files[part]], "sha256": digest.result()}
+                for part, digest in digests.items()
+            }
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_fitted(
+    pipeline: FlowRVS, source: FrameSource, options: SegmentOptions
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """All frames at the model's size, [T, h, w, 3], and the source size (H, W)."""
+    fitted: list[Frame] = []
+    for frame in tqdm(source, desc="read frames", total=source.num_frames, unit="frame"):
+        source_size = (frame.shape[0], frame.shape[1])
+        fitted.append(resize_frame(frame, *pipeline.fitted_size(*source_size, options.box_height, options.box_width)))
+    return np.stack(fitted), source_size
+
+
+def _check_target(target: Path, source: FrameSource) -> None:
+    if target.resolve() == source.path.resolve():
+        raise UserError(
+            f"--output_dir {target.parent}: results would land in the input folder {target}; choose another"
+        )
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
+        raise UserError(
+            f"--output_dir {target.parent}: {target} exists and is no result of this program; choose another folder"
+        )
+    if (target / RECORD).is_file():
+        earlier = read_json(target / RECORD).get("input")
+        if earlier != source.path.name:
+            raise UserError(
+                f"--output_dir {target.parent}: {target} holds the result of another input ({earlier}); "
+                "choose another folder"
+            )

@@ -1,0 +1,94 @@
+"""Segment what sentences describe in a video.
+
+    python inference_demo.py --input_path video.mp4 --text_prompts "the dog" "the red car"
+
+Writes <output_dir>/<name>/masks/<k>/<frame>.png, <output_dir>/<name>/result.json and
+<output_dir>/<name>_result.mp4.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.demo import SegmentOptions, hashing, segment_video, staged_result, write_record
+from models.text import clean_captions
+from models.toy import write_toy_wan
+from models.weights import load_flowrvs
+from util.device import select_device, select_dtype
+from util.errors import exit_on_user_error
+from util.flags import DEFAULT_WAN_PATH, add_model_flags, add_segment_flags
+from util.options import OptionParser, float_in, int_in
+from util.video import open_frames
+
+PROGRAM = "inference_demo.py"
+REMOVED_FLAGS = {"--use_dvi": "direct video injection is read off the weights; leave the flag out"}
+
+
+def build_parser() -> OptionParser:
+    parser = OptionParser(
+        prog=PROGRAM, description="Segment what sentences describe in a video.", removed=REMOVED_FLAGS
+    )
+    parser.add_argument("--input_path", required=True, metavar="PATH", help="video file, or folder of images")
+    parser.add_argument("--text_prompts", required=True, nargs="+", metavar="TEXT", help="one or more sentences")
+    parser.add_argument("--output_dir", default="output", metavar="DIR", help="where the results go")
+    parser.add_argument(
+        "--fps", type=float_in(0.1, 240), help="sampling rate, which the output keeps; the file's own, 24 for a folder"
+    )
+    parser.add_argument("--max_frames", type=int_in(1), help="segment only the first frames")
+    parser.add_flag("--save_fig", default=False, help="save each overlay as a picture, too")
+    parser.add_argument(
+        "--seed", type=int_in(0), default=0, help="of the random toy weights; segmentation itself draws nothing"
+    )
+    add_model_flags(parser)
+    add_segment_flags(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    with exit_on_user_error(PROGRAM):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Checks what can be checked before the weights load, then segments and records."""
+    device = select_device(options.device)
+    dtype = select_dtype(options.dtype, device)
+    clean_captions(options.text_prompts)
+    source = open_frames(options.input_path, options.fps, options.max_frames)
+    output_dir = Path(options.output_dir)
+    with staged_result(output_dir, source) as folder, _wan_path_or_toy(options) as wan_path:
+        loaded = load_flowrvs(wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype)
+        loaded.pipeline.to(device)
+        how = SegmentOptions(options.num_steps, options.reso_h, options.reso_w, options.threshold, options.prompt_batch)
+        with hashing(loaded.files) as weight_hashes:
+            facts = segment_video(
+                loaded.pipeline, source, options.text_prompts, folder, how, save_overlays=options.save_fig
+            )
+            where = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "seed": options.seed}
+            write_record(folder, {"input": source.path.name, **facts, **where, "weights": weight_hashes()})
+    print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
+
+
+@contextlib.contextmanager
+def _wan_path_or_toy(options: argparse.Namespace) -> Iterator[str]:
+    """``--wan_path``; where neither it nor a checkpoint was given or found, a toy folder with a warning."""
+    if options.wan_path != DEFAULT_WAN_PATH or options.dit_ckpt or options.vae_ckpt or Path(DEFAULT_WAN_PATH).exists():
+        yield options.wan_path
+        return
+    print(
+        f"WARNING: no weights: there is no folder {DEFAULT_WAN_PATH} here and no --wan_path was given. A toy model "
+        "with random weights runs instead: its masks mean nothing. README.md says where to download weights.",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory(prefix="toy-wan-") as parent:
+        toy = Path(parent) / "toy"
+        write_toy_wan(toy, options.seed)
+        yield str(toy)
+
+
+if __name__ == "__main__":
+    main()
