@@ -1,0 +1,320 @@
+"""Weight files: every form of the original and ours, strictly and safely."""
+
+import argparse
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
+
+from models.dit import has_injection, widen_patch_embedding
+from models.weights import load_flowrvs, resolve_wan_folder
+from util.checkpoint import sha256_of
+from util.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def dvi_weights(toy_folder):
+    """A DiT's state dict with injection, all random."""
+    torch.manual_seed(5)
+    config = WanTransformer3DModel.load_config(toy_folder / "transformer")
+    return WanTransformer3DModel.from_config({**config, "in_channels": 32}).state_dict()
+
+
+@pytest.fixture(scope="module")
+def mask_vae_weights(toy_folder):
+    torch.manual_seed(6)
+    config = AutoencoderKLWan.load_config(toy_folder / "vae")
+    return AutoencoderKLWan.from_config({**config, "out_channels": 1}).state_dict()
+
+
+def load(folder, **options):
+    return load_flowrvs(str(folder), **{name: str(value) for name, value in options.items()}).pipeline
+
+
+def holds(module, tensors):
+    state = module.state_dict()
+    return state.keys() == tensors.keys() and all(torch.equal(state[name], tensors[name]) for name in tensors)
+
+
+def trainer_file(path, raw, averaged):
+    """As the original's trainer writes it: the averaged weights are a list in parameter order."""
+    state = EMAModel(list(averaged.values()), decay=0.9999).state_dict()
+    options = argparse.Namespace(lr=5e-5, dataset_file="mevis", amp=True)
+    torch.save(
+        {"model": raw, "ema_model": state, "optimizer": {"state": {}}, "lr_scheduler": {}, "epoch": 3, "args": options},
+        path,
+    )
+
+
+# -- forms that load ---------------------------------------------------------------------------------------------
+
+
+def test_base_folder_loads_its_own_weights(toy_folder):
+    pipeline = load(toy_folder)
+    assert holds(pipeline.transformer, WanTransformer3DModel.from_pretrained(toy_folder / "transformer").state_dict())
+    assert holds(pipeline.vae, AutoencoderKLWan.from_pretrained(toy_folder / "vae").state_dict())
+    assert not has_injection(pipeline.transformer)
+
+
+def test_released_form_loads_and_injection_is_read_off_it(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "dit.pth")
+    assert holds(pipeline.transformer, dvi_weights)
+    assert has_injection(pipeline.transformer)
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("auto", 2), ("ema", 2), ("model", 1)])
+def test_trainer_form_prefers_the_averaged_weights(toy_folder, tmp_path, dvi_weights, weights, factor):
+    trainer_file(tmp_path / "t.pth", dvi_weights, {name: 2 * tensor for name, tensor in dvi_weights.items()})
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "t.pth", weights=weights)
+    assert holds(pipeline.transformer, {name: factor * tensor for name, tensor in dvi_weights.items()})
+
+
+def test_averaged_list_is_named_by_the_raw_weights_beside_it_not_by_the_library(toy_folder, tmp_path, dvi_weights):
+    """Older versions of the library registered query and key norms before the projections."""
+    other_order = dict(sorted(dvi_weights.items()))
+    assert list(other_order) != list(dvi_weights)
+    trainer_file(tmp_path / "t.pth", other_order, {name: 2 * tensor for name, tensor in other_order.items()})
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "t.pth")
+    assert holds(pipeline.transformer, {name: 2 * tensor for name, tensor in dvi_weights.items()})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_tuned_vae_loads_bare_or_under_model_without_profiler_leftovers(
+    toy_folder, tmp_path, mask_vae_weights, wrapped
+):
+    named = {f"vae.{name}": tensor for name, tensor in mask_vae_weights.items()}
+    named["vae.encoder.conv_in.total_ops"] = named["total_params"] = torch.zeros(1)
+    torch.save({"model": named} if wrapped else named, tmp_path / "vae.pth")
+    pipeline = load(toy_folder, vae_ckpt=tmp_path / "vae.pth")
+    assert holds(pipeline.vae, mask_vae_weights)
+    assert pipeline.vae.config.out_channels == 1
+
+
+def test_safetensors_load_for_both_flags(toy_folder, tmp_path, dvi_weights, mask_vae_weights):
+    save_file(dvi_weights, tmp_path / "dit.safetensors")
+    save_file(mask_vae_weights, tmp_path / "vae.safetensors")
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "dit.safetensors", vae_ckpt=tmp_path / "vae.safetensors")
+    assert holds(pipeline.transformer, dvi_weights)
+    assert holds(pipeline.vae, mask_vae_weights)
+
+
+def test_saved_pipeline_serves_both_flags_and_as_wan_path(toy_folder, tmp_path, dvi_weights, mask_vae_weights, caplog):
+    save_file(dvi_weights, tmp_path / "dit.safetensors")
+    save_file(mask_vae_weights, tmp_path / "vae.safetensors")
+    saved = tmp_path / "saved"
+    load(toy_folder, dit_ckpt=tmp_path / "dit.safetensors", vae_ckpt=tmp_path / "vae.safetensors").save_pretrained(
+        saved
+    )
+    caplog.clear()
+    for pipeline in (load(toy_folder, dit_ckpt=saved, vae_ckpt=saved), load(saved)):
+        assert holds(pipeline.transformer, dvi_weights)
+        assert holds(pipeline.vae, mask_vae_weights)
+    assert "never trained" not in caplog.text
+    load(toy_folder)
+    assert "never trained" in caplog.text
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("auto", 2), ("model", 1)])
+def test_checkpoint_folder_prefers_its_averaged_dit(toy_folder, tmp_path, dvi_weights, weights, factor):
+    for name, scale in (("transformer", 1), ("transformer_ema", 2)):
+        (tmp_path / name).mkdir()
+        scaled = {key: scale * tensor for key, tensor in dvi_weights.items()}
+        save_file(scaled, tmp_path / name / "diffusion_pytorch_model.safetensors")
+    pipeline = load(toy_folder, dit_ckpt=tmp_path, weights=weights)
+    assert holds(pipeline.transformer, {name: factor * tensor for name, tensor in dvi_weights.items()})
+
+
+def test_sharded_folder_loads_by_its_index_whatever_the_shards_are_called(toy_folder, tmp_path, dvi_weights):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    part = folder / "transformer"
+    original = WanTransformer3DModel.from_pretrained(part).state_dict()
+    (part / "diffusion_pytorch_model.safetensors").unlink()
+    names = list(original)
+    shards = {"first.safetensors": names[::2], "second.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({key: original[key] for key in keys}, part / shard)
+    index = {"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    assert holds(load(folder).transformer, original)
+    (part / "second.safetensors").unlink()
+    with pytest.raises(UserError, match=r"second\.safetensors is missing"):
+        load(folder)
+
+
+def test_base_weights_are_not_read_when_a_checkpoint_replaces_them(toy_folder, tmp_path, dvi_weights):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"not read")
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    assert holds(load(folder, dit_ckpt=tmp_path / "dit.pth").transformer, dvi_weights)
+    with pytest.raises(UserError, match="damaged"):
+        load(folder)
+
+
+def test_a_file_of_the_original_s_form_gives_the_masks_of_the_formulas_written_out(
+    toy_folder, tmp_path, dvi_weights, mask_vae_weights
+):
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    torch.save({f"vae.{name}": tensor for name, tensor in mask_vae_weights.items()}, tmp_path / "vae.pth")
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "dit.pth", vae_ckpt=tmp_path / "vae.pth")
+    pipeline.set_progress_bar_config(disable=True)
+    frames = np.random.default_rng(0).integers(0, 256, (9, 64, 112, 3), dtype=np.uint8)
+
+    dit_config = WanTransformer3DModel.load_config(toy_folder / "transformer")
+    dit = WanTransformer3DModel.from_config({**dit_config, "in_channels": 32}).eval()
+    dit.load_state_dict(dvi_weights)
+    vae = AutoencoderKLWan.from_config({**AutoencoderKLWan.load_config(toy_folder / "vae"), "out_channels": 1}).eval()
+    vae.load_state_dict(mask_vae_weights)
+    with torch.no_grad():
+        z = vae.encode(torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 255 * 2 - 1).latent_dist.mean
+        z = (z - torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)) / torch.tensor(
+            vae.config.latents_std
+        ).view(1, -1, 1, 1, 1)
+        tokens = pipeline.tokenizer(["the dog"], padding="max_length", max_length=32, return_tensors="pt")
+        text = pipeline.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
+        velocity = dit(torch.cat([z, z], 1), torch.tensor([1000]), text).sample
+        expected = vae.decode(z - velocity).sample[:, 0] > 0
+    masks = pipeline(frames, "the dog").masks
+    assert 0.01 < masks.mean() < 0.99
+    assert (masks == expected.numpy()).mean() >= 0.9999
+
+
+def test_hashes_are_those_of_the_files_read(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    loaded = load_flowrvs(str(toy_folder), dit_ckpt=str(tmp_path / "dit.pth"))
+    assert loaded.files["transformer"] == (tmp_path / "dit.pth",)
+    assert loaded.files["vae"] == (toy_folder / "vae" / "diffusion_pytorch_model.safetensors",)
+    assert sha256_of(loaded.files["transformer"]) != sha256_of(loaded.files["vae"])
+
+
+# -- forms that do not -------------------------------------------------------------------------------------------
+
+
+def test_missing_extra_and_mis_shaped_keys_are_one_error_that_lists_them(toy_folder, tmp_path, dvi_weights):
+    broken = dict(dvi_weights)
+    del broken["proj_out.bias"], broken["blocks.1.norm2.bias"]
+    broken["surprise"] = torch.zeros(1)
+    broken["proj_out.weight"] = torch.zeros(2, 3)
+    torch.save({"model": broken}, tmp_path / "dit.pth")
+    with pytest.raises(UserError) as error:
+        load(toy_folder, dit_ckpt=tmp_path / "dit.pth")
+    for part in ("--dit_ckpt", "dit.pth", "2 missing", "proj_out.bias", "blocks.1.norm2.bias", "surprise", "[2, 3]"):
+        assert part in str(error.value)
+
+
+def test_a_misspelt_vae_is_refused(toy_folder, tmp_path, mask_vae_weights):
+    torch.save({f"vea.{name}": tensor for name, tensor in mask_vae_weights.items()}, tmp_path / "vae.pth")
+    with pytest.raises(UserError, match=r"--vae_ckpt .*no weights of a Wan VAE"):
+        load(toy_folder, vae_ckpt=tmp_path / "vae.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"model": {}}, [1, 2], {"model": 3}, {"model": {"patch_embedding.weight": "text"}}]
+)
+@pytest.mark.parametrize("flag", ["dit_ckpt", "vae_ckpt"])
+def test_files_without_weights_are_refused(toy_folder, tmp_path, content, flag):
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=rf"--{flag} .*c\.pth"):
+        load(toy_folder, **{flag: tmp_path / "c.pth"})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".txt"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 50])
+def test_damaged_files_are_refused(toy_folder, tmp_path, suffix, content):
+    path = tmp_path / f"c{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="c" + suffix):
+        load(toy_folder, dit_ckpt=path)
+
+
+def test_a_truncated_checkpoint_is_refused(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    whole = (tmp_path / "dit.pth").read_bytes()
+    (tmp_path / "dit.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"dit\.pth"):
+        load(toy_folder, dit_ckpt=tmp_path / "dit.pth")
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("flag", ["dit_ckpt", "vae_ckpt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_pickle_is_refused_and_never_runs(toy_folder, tmp_path, dvi_weights, flag, zipped):
+    marker = tmp_path / "executed"
+    torch.save(
+        {"model": dvi_weights, "args": Hostile(marker)}, tmp_path / "h.pth", _use_new_zipfile_serialization=zipped
+    )
+    with pytest.raises(UserError, match="nothing in it was executed"):
+        load(toy_folder, **{flag: tmp_path / "h.pth"})
+    assert not marker.exists()
+
+
+def test_averaged_weights_that_cannot_be_named_are_refused(toy_folder, tmp_path, dvi_weights):
+    averaged = dict(dvi_weights)
+    averaged.pop("proj_out.bias")
+    trainer_file(tmp_path / "t.pth", dvi_weights, averaged)
+    with pytest.raises(UserError, match="--weights model"):
+        load(toy_folder, dit_ckpt=tmp_path / "t.pth")
+    reordered = dict(sorted(dvi_weights.items()))
+    trainer_file(tmp_path / "t.pth", dvi_weights, reordered)
+    with pytest.raises(UserError, match="another order"):
+        load(toy_folder, dit_ckpt=tmp_path / "t.pth")
+
+
+def test_asking_for_averaged_weights_where_there_are_none_is_an_error(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": dvi_weights}, tmp_path / "dit.pth")
+    save_file(dvi_weights, tmp_path / "dit.safetensors")
+    for name in ("dit.pth", "dit.safetensors"):
+        with pytest.raises(UserError, match="--weights"):
+            load(toy_folder, dit_ckpt=tmp_path / name, weights="ema")
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "model_index.json", "transformer", "text_encoder"])
+def test_a_folder_without_one_of_its_parts_is_refused_with_the_download_command(toy_folder, tmp_path, part):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    (shutil.rmtree if (folder / part).is_dir() else os.remove)(folder / part)
+    with pytest.raises(UserError, match=rf"{part}.*hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers"):
+        load(folder)
+
+
+def test_a_text_encoder_without_all_its_weights_is_refused(toy_folder, tmp_path):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    save_file({"shared.weight": torch.zeros(2, 2)}, folder / "text_encoder" / "model.safetensors")
+    with pytest.raises(UserError, match="text_encoder"):
+        load(folder)
+
+
+@pytest.mark.parametrize("hub_id", ["Wan-AI/Wan2.1-T2V-14B-Diffusers", "no/such/folder"])
+def test_a_hub_id_offline_names_the_download_command(monkeypatch, hub_id):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="hf download Wan-AI/"):
+        resolve_wan_folder(hub_id)
+
+
+def test_a_file_as_wan_path_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="must be a folder"):
+        resolve_wan_folder(str(tmp_path / "file"))
+
+
+def test_widening_changes_one_tensor(dvi_weights):
+    narrow = {**dvi_weights, "patch_embedding.weight": dvi_weights["patch_embedding.weight"][:, :16]}
+    wide = widen_patch_embedding(narrow)
+    assert [name for name in wide if wide[name] is not narrow[name]] == ["patch_embedding.weight"]
+    assert (wide["patch_embedding.weight"][:, 16:] == 0).all()
