@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.demo import SegmentOptions, hashing, segment_video, staged_result, write_record
+from engine.demo import hashing, segment_video, staged_result, write_record
+from engine.segment import SegmentOptions
 from models.text import clean_captions
 from models.toy import write_toy_wan
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import DEFAULT_WAN_PATH, add_model_flags, add_segment_flags
+from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_segment_flags, add_weight_flags
 from util.options import OptionParser, float_in, int_in
 from util.video import open_frames
 
@@ -42,7 +43,8 @@ def build_parser() -> OptionParser:
     parser.add_argument(
         "--seed", type=int_in(0), default=0, help="of the random toy weights; segmentation itself draws nothing"
     )
-    add_model_flags(parser)
+    add_weight_flags(parser)
+    add_device_flags(parser)
     add_segment_flags(parser)
     return parser
 
@@ -63,13 +65,13 @@ def run(options: argparse.Namespace) -> None:
     with staged_result(output_dir, source) as folder, _wan_path_or_toy(options) as wan_path:
         loaded = load_flowrvs(wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype)
         loaded.pipeline.to(device)
-        how = SegmentOptions(options.num_steps, options.reso_h, options.reso_w, options.threshold, options.prompt_batch)
+        how = SegmentOptions.from_flags(options)
         with hashing(loaded.files) as weight_hashes:
             facts = segment_video(
                 loaded.pipeline, source, options.text_prompts, folder, how, save_overlays=options.save_fig
             )
             where = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "seed": options.seed}
-            write_record(folder, {"input": source.path.name, **facts, **where, "weights": weight_hashes()})
+            write_record(folder, {"input": source.path.resolve().name, **facts, **where, "weights": weight_hashes()})
     print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.segment import SegmentOptions
 from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from util.checkpoint import read_json, sha256_of
@@ -26,17 +27,6 @@ from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
 
 RECORD = "result.json"
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How to segment; see ``FlowRVS.__call__``."""
-
-    num_steps: int
-    box_height: int | None
-    box_width: int | None
-    threshold: float
-    prompt_batch: int
 
 
 @contextlib.contextmanager
@@ -88,15 +78,7 @@ def segment_video(
     stopwatch = Stopwatch()
     with stopwatch.stage("read"):
         frames, source_size = _read_fitted(pipeline, source, options)
-    result = pipeline(
-        frames,
-        prompts,
-        num_steps=options.num_steps,
-        box_height=options.box_height,
-        box_width=options.box_width,
-        threshold=options.threshold,
-        prompt_batch=options.prompt_batch,
-    )
+    result = pipeline(frames, prompts, **asdict(options))
     colours = colours_for(len(prompts))
     with stopwatch.stage("write"):
         areas = _write_results(
@@ -185,10 +167,13 @@ def _read_fitted(
 
 
 def _check_target(target: Path, source: FrameSource) -> None:
-    if target.resolve() == source.path.resolve():
+    if source.path.is_dir() and source.path.resolve() in (target.resolve(), *target.resolve().parents):
         raise UserError(
             f"--output_dir {target.parent}: results would land in the input folder {target}; choose another"
         )
+    video = target.with_name(f"{target.name}_result.mp4")
+    if video.is_dir() or (video.exists() and not (target / RECORD).is_file()):
+        raise UserError(f"--output_dir {target.parent}: {video} is no result of this program; choose another folder")
     if not target.exists():
         return
     if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
@@ -197,7 +182,7 @@ def _check_target(target: Path, source: FrameSource) -> None:
         )
     if (target / RECORD).is_file():
         earlier = read_json(target / RECORD).get("input")
-        if earlier != source.path.name:
+        if earlier != source.path.resolve().name:
             raise UserError(
                 f"--output_dir {target.parent}: {target} holds the result of another input ({earlier}); "
                 "choose another folder"

@@ -108,6 +108,8 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
 
 
 def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
+    if "/" not in hub_id:  # a hub id has an owner
+        raise MissingFileError(f"--wan_path {hub_id}: no such folder; {_download_hint(hub_id)}")
     skipped = [f"{part}/*.safetensors" for part, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
     try:
         return Path(
@@ -208,6 +210,8 @@ def _first(keys: list[str]) -> str:
 
 
 def _load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
     try:
         encoder, info = UMT5EncoderModel.from_pretrained(
             folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True

@@ -4,12 +4,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 requirements=${1:?"usage: source scripts/setup.sh REQUIREMENTS"}
-python=${PYTHON:-python3}
-
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "Python 3.11 or newer is needed, $("$python" --version) found; set PYTHON to one" >&2
+for python in "${PYTHON:-python3}" python3.11 python3.12 python3.13 none; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+done
+if [ "$python" = none ]; then
+    echo "Python 3.11 or newer is needed; install it, or set PYTHON to its path" >&2
     exit 1
-}
+fi
 # The stamp holds what was installed: a changed requirements file installs again, an interrupted run too.
 stamp=.venv/installed-$(basename "$requirements")
 wanted=$(cat requirements.txt "$requirements")

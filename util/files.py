@@ -36,13 +36,17 @@ def staged_folder(parent: Path, name: str) -> Iterator[Path]:
 
 def move_over(source: Path, target: Path) -> None:
     """Renames ``source`` to ``target``; a folder or file already there is replaced."""
-    if target.is_dir():
-        old = target.with_name(f".{target.name}.old-{os.getpid()}")
-        target.replace(old)
+    if not target.is_dir() and not source.is_dir():
         source.replace(target)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.replace(old)
+    source.replace(target)
+    if old.is_dir():
         shutil.rmtree(old)
     else:
-        source.replace(target)
+        old.unlink(missing_ok=True)
 
 
 def _missing_folders(path: Path) -> list[Path]:
@@ -54,3 +58,10 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # not empty: something was delivered
             folder.rmdir()
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Writes a UTF-8 file beside its place and renames it: a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -12,9 +12,9 @@ MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 t
 MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when it is known
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which weights, where they run and in which number format."""
-    group = parser.add_argument_group("model")
+def add_weight_flags(parser: argparse.ArgumentParser) -> None:
+    """Which weights."""
+    group = parser.add_argument_group("weights")
     group.add_argument(
         "--wan_path",
         default=DEFAULT_WAN_PATH,
@@ -29,6 +29,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="which of a checkpoint with averaged (ema) and raw (model) DiT weights; auto prefers ema",
     )
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, and in which number format."""
+    group = parser.add_argument_group("device")
     group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 on CUDA and fp32 on the CPU"

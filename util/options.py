@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -67,9 +67,13 @@ class OptionParser(argparse.ArgumentParser):
         self.removed = dict(removed or {})
         self.add_argument("--config", default=None, metavar="FILE", help="YAML file of defaults, one flag a key")
 
-    def add_flag(self, name: str, default: bool, help: str) -> None:
+    def add_flag(self, name: str, default: bool | None, help: str) -> None:
         """A real boolean: ``--name`` turns it on, ``--no-name`` off."""
         self.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=help)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one line and exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}; --help lists the flags\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

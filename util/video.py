@@ -1,6 +1,7 @@
 """Frames from a video file or a folder of images, one at a time, and H.264 files out of frames."""
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -16,6 +17,8 @@ from util.errors import MissingFileError, UserError
 from util.frames import Frame
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg draws any text file as a video
+MAX_FPS = 240  # faster clocks are time bases, not rates
 DEFAULT_FPS = Fraction(24)  # of a folder, which has no rate of its own
 # A container may announce a little more than its last frame shows; a file cut short lacks far more.
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
@@ -69,6 +72,10 @@ def open_frames(path: str, fps: float | None = None, max_frames: int | None = No
     return VideoFile(location, rate, max_frames)
 
 
+class _DamageError(Exception):
+    """A file stops being readable; the reason."""
+
+
 class VideoFile(FrameSource):
     """A video file, its frames placed on a regular grid in time and turned as its metadata says."""
 
@@ -78,18 +85,33 @@ class VideoFile(FrameSource):
         with self._open() as container:
             stream = container.streams.video[0]
             own_fps = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+            if fps is None and own_fps > MAX_FPS:
+                raise UserError(
+                    f"--input_path {path}: announces {float(own_fps):g} frames per second, as recordings of varying "
+                    "rate may; say the rate you want with --fps"
+                )
             self.fps = fps or own_fps
-            announced = round(stream.frames * self.fps / own_fps) or None
+            announced = stream.frames if stream.frames and self.fps == own_fps else None
         self.num_frames = min(announced, max_frames) if announced and max_frames else announced
 
     def __iter__(self) -> Iterator[Frame]:
         shown: av.VideoFrame | None = None
-        for count, frame in enumerate(resample(self._timed_frames(), self.fps)):
-            if count == self.max_frames:
-                return
-            if frame is not shown:  # a held frame is converted once
-                shown, picture = frame, _upright_rgb(frame)
-            yield picture
+        size: tuple[int, ...] | None = None
+        count = 0
+        try:
+            for frame in itertools.islice(resample(self._timed_frames(), self.fps), self.max_frames):
+                if frame is not shown:  # a held frame is converted once
+                    shown, picture = frame, _upright_rgb(frame)
+                size = size or picture.shape
+                if picture.shape != size:
+                    raise UserError(
+                        f"--input_path {self.path}: frames must share one size, got {picture.shape[1]} x "
+                        f"{picture.shape[0]} after {size[1]} x {size[0]}; use its start with --max_frames {count}"
+                    )
+                yield picture
+                count += 1
+        except _DamageError as error:
+            raise self._damage(count, str(error)) from None
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[av.container.InputContainer]:
@@ -101,8 +123,10 @@ class VideoFile(FrameSource):
                 f"({_reason(error)}); copy it again, or convert it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
             ) from None
         with container:
-            if not container.streams.video:
-                raise UserError(f"--input_path {self.path}: holds no video stream; give a video file")
+            if not container.streams.video or container.format.name in TEXT_FORMATS:
+                raise UserError(
+                    f"--input_path {self.path}: cannot be read as a video, it holds no video stream; give a video file"
+                )
             yield container
 
     def _timed_frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
@@ -116,7 +140,7 @@ class VideoFile(FrameSource):
             try:
                 for packet in container.demux():
                     if packet.is_corrupt:
-                        raise self._damage(count, "a packet is cut off")
+                        raise _DamageError("a packet is cut off")
                     if packet.pts is not None and packet.time_base is not None:
                         end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
                     if packet.stream is not stream:
@@ -124,23 +148,25 @@ class VideoFile(FrameSource):
                     for frame in packet.decode():
                         assert isinstance(frame, av.VideoFrame), "packets of a video stream hold video frames"
                         assert frame.time_base is not None, "decoded frames carry the time base of their stream"
-                        start = count * frame_seconds if frame.pts is None else frame.pts * frame.time_base
-                        duration = frame.duration * frame.time_base if frame.duration else frame_seconds
-                        yield start, duration, frame
+                        if frame.pts is None:  # a raw stream: its rate is all there is
+                            yield count * frame_seconds, frame_seconds, frame
+                        else:
+                            seconds = frame.duration * frame.time_base if frame.duration else frame_seconds
+                            yield frame.pts * frame.time_base, seconds, frame
                         count += 1
             except av.FFmpegError as error:
-                raise self._damage(count, _reason(error)) from None
+                raise _DamageError(_reason(error)) from None
             if count == 0:
-                raise self._damage(0, "no frame in it can be decoded")
-            self._check_end(container, float(end), count)
+                raise _DamageError("no frame in it can be decoded")
+            self._check_end(container, float(end))
 
-    def _check_end(self, container: av.container.InputContainer, end: float, count: int) -> None:
+    def _check_end(self, container: av.container.InputContainer, end: float) -> None:
         """Some containers (mkv, webm) tell of a cut only by ending before the announced time."""
         if container.duration is None:
             return
         announced = (container.duration + max(container.start_time or 0, 0)) / av.time_base
         if announced - end > max(MISSING_SECONDS, MISSING_SHARE * announced):
-            raise self._damage(count, f"it ends after {end:.1f} of {announced:.1f} seconds")
+            raise _DamageError(f"it ends after {end:.1f} of {announced:.1f} seconds")
 
     def _damage(self, count: int, reason: str) -> UserError:
         remedy = "copy it again" + (f", or use its readable start with --max_frames {count}" if count else "")
@@ -222,7 +248,7 @@ def read_image(file: Path) -> Frame:
                 wide: NDArray[np.int64] = np.asarray(upright, dtype=np.int64)
                 return np.repeat((wide >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
             return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # a broken PNG is a SyntaxError
         raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
 
 
