@@ -51,6 +51,15 @@ def widen_patch_embedding(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, PATCH_WEIGHT: torch.cat([weight, torch.zeros_like(weight)], dim=1)}
 
 
+def with_injection(dit: WanTransformer3DModel) -> WanTransformer3DModel:
+    """The DiT itself if it has direct video injection, else a widened copy that equals it at the first step."""
+    if has_injection(dit):
+        return dit
+    wide = WanTransformer3DModel.from_config({**dit.config, "in_channels": 2 * dit.config.out_channels})
+    wide.load_state_dict(widen_patch_embedding(dit.state_dict()))
+    return wide.to(dit.device)
+
+
 def predict_velocity(
     dit: WanTransformer3DModel, latents: Tensor, video_latents: Tensor, sigma: Tensor, caption_embeddings: Tensor
 ) -> Tensor:

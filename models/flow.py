@@ -33,6 +33,24 @@ def velocity_target(video_latents: Tensor, mask_latents: Tensor) -> Tensor:
     return video_latents - mask_latents
 
 
+def sample_sigma(num_samples: int, start_probability: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+    """Boundary-biased sampling: where on the path each training sample lies.
+
+    Each takes timestep 1000, the video end, with ``start_probability``, otherwise a whole timestep drawn
+    uniformly from 1 to 1000. Drawn per sample, so the batch size does not change the law.
+
+    Args:
+        start_probability: in [0, 1]; 0 is uniform, the method uses 0.5.
+        generator: on the CPU.
+
+    Returns:
+        [num_samples] float32 in (0, 1].
+    """
+    timesteps = torch.randint(1, NUM_TIMESTEPS + 1, (num_samples,), generator=generator)
+    at_start = torch.rand(num_samples, generator=generator) < start_probability
+    return torch.where(at_start, NUM_TIMESTEPS, timesteps) / NUM_TIMESTEPS
+
+
 def euler_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """Moves [B, C, T, H, W] latents from ``sigma`` to ``sigma_next`` (scalars or [B]) along ``velocity``."""
     return latents + _per_sample(sigma_next - sigma, latents) * velocity

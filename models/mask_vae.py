@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
@@ -32,6 +33,21 @@ def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], sourc
             f"got {out_channels}; give the tuned VAE of FlowRVS or Wan's own"
         )
     return {**config, "out_channels": out_channels}
+
+
+def with_mask_head(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """A copy of a stock VAE whose decoder has one output channel, begun as the mean of the three.
+
+    Its logits then equal those that the stock decoder gives, and tuning starts there.
+    """
+    weights = vae.state_dict()
+    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        weights[name] = weights[name].unflatten(0, (3, -1)).mean(dim=0)
+    out_channels = len(weights["decoder.conv_out.bias"])
+    tuned = AutoencoderKLWan.from_config({**vae.config, "out_channels": out_channels})
+    tuned.load_state_dict(weights)
+    use_channels_last(tuned)
+    return tuned.to(vae.device, vae.dtype).eval()
 
 
 def check_strides(vae: AutoencoderKLWan) -> None:
@@ -81,27 +97,39 @@ def padded_num_frames(num_frames: int) -> int:
     return num_frames + -(num_frames - 1) % FRAMES_PER_CHUNK
 
 
-def encode_video(
-    vae: AutoencoderKLWan, frames: Tensor, sample_posterior: bool = False, generator: Generator | None = None
-) -> Tensor:
-    """Normalised video latents.
+def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of the latents, raw.
 
     Args:
         frames: [B, 3, T, H, W] in [-1, 1]; T = 4n + 1, H and W multiples of the spatial stride.
-        sample_posterior: a sample of the posterior (start-point augmentation, in training) instead of its mean.
 
     Returns:
-        [B, C, 1 + (T - 1) / stride, H / stride, W / stride] float32, ``(z - latents_mean) / latents_std``.
+        Two of [B, C, 1 + (T - 1) / stride, H / stride, W / stride], float32.
 
     Raises:
         ValueError: if T is not 4n + 1.
     """
     check_num_frames(frames.shape[2])
     posterior = vae.encode(frames.to(vae.dtype)).latent_dist
-    latents = (posterior.sample(generator) if sample_posterior else posterior.mode()).float()
+    return posterior.mean.float(), posterior.logvar.float()
+
+
+def sample_posterior(mean: Tensor, log_variance: Tensor, generator: Generator | None = None) -> Tensor:
+    """A draw from the posterior: start-point augmentation, in training. ``generator`` is on the CPU."""
+    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    return mean + torch.exp(0.5 * log_variance) * noise
+
+
+def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Raw latents [B, C, T, H, W] as the DiT reads those of a video: ``(z - latents_mean) / latents_std``."""
     mean = torch.tensor(vae.config.latents_mean, device=latents.device).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std, device=latents.device).view(1, -1, 1, 1, 1)
     return (latents - mean) / std
+
+
+def encode_video(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    """Normalised video latents, from the posterior mean, as at inference; see ``encode_posterior``."""
+    return normalise(vae, encode_posterior(vae, frames)[0])
 
 
 def encode_masks(vae: AutoencoderKLWan, masks: Tensor) -> Tensor:
@@ -116,10 +144,9 @@ def encode_masks(vae: AutoencoderKLWan, masks: Tensor) -> Tensor:
     Raises:
         ValueError: if T is not 4n + 1.
     """
-    check_num_frames(masks.shape[2])
-    picture = (2 * masks.to(vae.dtype) - 1).expand(-1, 3, -1, -1, -1)
+    picture = (2 * masks - 1).expand(-1, 3, -1, -1, -1)
     # Mask latents stay unnormalised: the released decoder was tuned on raw ones.
-    return vae.encode(picture).latent_dist.mode().float()
+    return encode_posterior(vae, picture)[0]
 
 
 def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
@@ -133,6 +160,28 @@ def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
         A stock decoder gives a picture; the mean of its channels serves.
     """
     return vae.decode(mask_latents.to(vae.dtype)).sample.float().mean(dim=1, keepdim=True)
+
+
+def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """What the decoder says before the library clamps it: a loss needs gradients beyond [-1, 1].
+
+    Args:
+        latents: [B, C, T', H', W'].
+
+    Returns:
+        [B, out, T, H, W] in the VAE's dtype; clamped, it equals ``vae.decode`` bit for bit. Not for tiled decoding.
+    """
+    chunks: list[Tensor] = []
+
+    def collect(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        chunks.append(output)
+
+    hook = vae.decoder.register_forward_hook(collect)
+    try:
+        vae.decode(latents.to(vae.dtype))
+    finally:
+        hook.remove()
+    return unpatchify(torch.cat(chunks, dim=2), vae.config.patch_size or 1)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

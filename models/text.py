@@ -3,10 +3,12 @@
 import html
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from util.errors import UserError
@@ -67,6 +69,45 @@ def embed_captions(
     embeddings = text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state  # [B, L, D]
     is_token = mask.to(embeddings.device).bool()[..., None]  # an offloaded encoder answers from another device
     return torch.where(is_token, embeddings, torch.zeros_like(embeddings))
+
+
+class CaptionTable:
+    """Embeddings of many captions, computed once; afterwards the text encoder may leave memory.
+
+    Captions are kept without their zero rows: of 256, a sentence fills about a dozen.
+
+    Args:
+        captions: as the dataset has them; cleaned here.
+        max_length: rows of the embeddings that ``lookup`` returns.
+    """
+
+    BATCH_SIZE = 32
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        text_encoder: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        captions: Iterable[str],
+        max_length: int,
+    ) -> None:
+        self.max_length = max_length
+        self._rows: dict[str, Tensor] = {}
+        distinct = sorted({clean_caption(caption) for caption in captions})
+        with tqdm(total=len(distinct), desc="embed captions", unit="caption") as bar:
+            for first in range(0, len(distinct), self.BATCH_SIZE):
+                batch = distinct[first : first + self.BATCH_SIZE]
+                for caption, rows in zip(
+                    batch, embed_captions(text_encoder, tokenizer, batch, max_length), strict=True
+                ):
+                    length = int(rows.any(dim=1).nonzero().max()) + 1 if rows.any() else 0
+                    self._rows[caption] = rows[:length].cpu()
+                bar.update(len(batch))
+
+    def lookup(self, captions: list[str]) -> Tensor:
+        """[B, max_length, D] on the CPU, zero after the last token."""
+        rows = [self._rows[clean_caption(caption)] for caption in captions]
+        return torch.stack([F.pad(row, (0, 0, 0, self.max_length - len(row))) for row in rows])
 
 
 def _warn_of_cut_captions(tokenizer: PreTrainedTokenizerBase, captions: list[str], max_length: int) -> None:

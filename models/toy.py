@@ -1,8 +1,9 @@
 """The toy Wan folder: the layout and classes of Wan2.1-T2V-1.3B-Diffusers, sized for a CPU.
 
-    python -m models.toy --out DIR [--seed 0]
+    python -m models.toy --out DIR [--seed 0] [--train_on TOY_MEVIS --vae_steps 3000]
 
-Its weights are random: the code around it runs for real, its masks mean nothing.
+With --train_on the VAE learns to reconstruct the videos and masks of a toy MeViS; all else stays random, the text
+encoder for good. Without it the code around the folder runs for real, but its masks mean nothing.
 """
 
 import json
@@ -12,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
+from models.toy_vae import read_split, train_vae
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder
 from util.options import OptionParser, int_in
@@ -23,10 +25,10 @@ LATENT_CHANNELS = 16
 TEXT_WIDTH = 64
 
 WORDS = """
-    a all and at away back below behind big black blue bottom brown car cat circle circles dark dog down first front
-    green grey in is it larger left light lower man moves moving object objects of on orange person purple red right
-    round shape shapes side small smaller square squares stays still that the to top towards triangle triangles turns
-    two up upper white which with woman yellow
+    a above all and at away back behind below big black blue bottom brown car cat circle circles dark dog down
+    first front green grey in is it larger left light lower man moves moving object objects of on orange person
+    purple red right round shape shapes side small smaller square squares stays still that the to top towards
+    triangle triangles turns two up upper which white with woman yellow
 """
 
 
@@ -80,16 +82,24 @@ def build_toy_wan(seed: int = 0) -> WanPipeline:
         )
 
 
-def write_toy_wan(out: Path, seed: int = 0) -> None:
+def write_toy_wan(out: Path, seed: int = 0, train_on: Path | None = None, vae_steps: int = 3000) -> None:
     """Writes the folder ``out``, whole or not at all.
 
+    Args:
+        train_on: root of a toy MeViS on whose training split the VAE learns.
+
     Raises:
-        UserError: if ``out`` exists.
+        UserError: if ``out`` exists, or ``train_on`` holds no toy MeViS.
     """
     if out.exists():
         raise UserError(f"--out {out}: already exists; give a new folder or remove it")
     with staged_folder(out.parent, out.name) as staging:
-        build_toy_wan(seed).save_pretrained(staging)
+        wan = build_toy_wan(seed)
+        if train_on is not None:
+            # A DiT that will be trained from nothing learns sooner from a velocity of zero.
+            torch.nn.init.zeros_(wan.transformer.proj_out.weight)
+            train_vae(wan.vae, *read_split(train_on / "train"), num_steps=vae_steps, seed=seed)
+        wan.save_pretrained(staging)
         index_file = staging / "model_index.json"
         index = json.loads(index_file.read_text(encoding="utf-8"))
         index_file.write_text(json.dumps(index | FLOWRVS_ENTRIES, indent=2) + "\n", encoding="utf-8")
@@ -105,13 +115,17 @@ def _build_tokenizer() -> T5TokenizerFast:
 
 
 def main() -> None:
-    parser = OptionParser(prog="python -m models.toy", description="Write a CPU-sized Wan folder with random weights.")
+    parser = OptionParser(prog="python -m models.toy", description="Write a CPU-sized Wan folder.")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
     parser.add_argument("--seed", type=int_in(0), default=0, help="seed of the random weights")
+    parser.add_argument("--train_on", metavar="DIR", help="a toy MeViS, from python -m datasets.toy")
+    parser.add_argument("--vae_steps", type=int_in(1), default=3000, help="training steps of the VAE")
     options = parser.parse_args()
     with exit_on_user_error(parser.prog):
-        write_toy_wan(Path(options.out), options.seed)
-        print(f"Wrote {options.out}: random weights (seed {options.seed}), so its masks mean nothing yet.")
+        train_on = Path(options.train_on) if options.train_on else None
+        write_toy_wan(Path(options.out), options.seed, train_on, options.vae_steps)
+        state = "a trained VAE and a random DiT" if train_on else "random weights"
+        print(f"Wrote {options.out}: {state} (seed {options.seed}); its masks mean nothing before main.py trained it.")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ from models.mask_vae import (
     check_strides,
     config_for_weights,
     decode_logits,
+    decode_unclamped,
     encode_masks,
+    encode_posterior,
     encode_video,
     logits_to_masks,
     padded_num_frames,
     resize_logits,
+    sample_posterior,
     use_channels_last,
+    with_mask_head,
 )
 from util.errors import UserError
 
@@ -42,12 +46,35 @@ def test_video_latents_are_the_normalised_posterior_mean():
 
 
 def test_sampling_the_posterior_moves_by_its_standard_deviation():
-    vae = tiny_vae()
-    posterior = vae.encode(clip()).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
-    sampled = encode_video(vae, clip(), sample_posterior=True, generator=torch.Generator().manual_seed(3))
-    expected = posterior.std * noise / torch.tensor(STD).view(1, -1, 1, 1, 1)
-    torch.testing.assert_close(sampled - encode_video(vae, clip()), expected, rtol=1e-4, atol=1e-5)
+    posterior = tiny_vae().encode(clip()).latent_dist
+    mean, log_variance = encode_posterior(tiny_vae(), clip())
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
+    sampled = sample_posterior(mean, log_variance, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(sampled, posterior.mean + posterior.std * noise)
+
+
+def test_mask_head_starts_as_the_mean_of_the_rgb_head_and_leaves_the_stock_vae_alone():
+    latents = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(4))
+    stock = tiny_vae()
+    before = {name: value.clone() for name, value in stock.state_dict().items()}
+    tuned = with_mask_head(stock)
+    assert tuned.config.out_channels == 1
+    unclamped = decode_unclamped(stock, latents).mean(1, keepdim=True)
+    torch.testing.assert_close(decode_unclamped(tuned, latents), unclamped, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(stock.state_dict()[name], before[name]) for name in before)
+
+
+def test_unclamped_output_clamped_is_the_library_s_bit_for_bit_and_has_gradients_beyond():
+    latents = 30 * torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(4))
+    vae = tiny_vae(1)
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 30
+    latents.requires_grad_(True)
+    unclamped = decode_unclamped(vae, latents)
+    assert unclamped.abs().max() > 1
+    assert torch.equal(unclamped.clamp(-1, 1), vae.decode(latents).sample)
+    (beyond,) = torch.autograd.grad(unclamped[unclamped.abs() > 1].sum(), latents)
+    assert beyond.abs().max() > 0
 
 
 def test_mask_latents_are_raw_and_come_from_a_black_and_white_picture():

@@ -115,6 +115,17 @@ def sha256_of(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
+def load_plain(path: Path, source: str) -> dict[str, Any]:
+    """Tensors and plain values from a file of ``torch.save``; anything else in it is refused, never executed.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds more.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{source}: {path.name} is missing; give a checkpoint folder that main.py wrote")
+    return _read_pickle(path, source)
+
+
 def _read_safetensors(path: Path, source: str) -> dict[str, Tensor]:
     try:
         return load_file(path)

@@ -4,10 +4,12 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 # The decoder's logits are clamped to [-1, 1]: a threshold outside their sigmoids would decide nothing.
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.27, 0.73
@@ -28,6 +30,13 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     """
     png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), PNG_OPTIONS)[1]
     path.write_bytes(png.tobytes())
+
+
+def decode_rle(rle: dict[str, Any] | None, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A compressed COCO RLE, or None for nothing, to [H, W] bool."""
+    if rle is None:
+        return np.zeros(size, bool)
+    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
 
 
 class MaskWriter:

@@ -1,0 +1,1 @@
+"""Referring video datasets. Nothing to do with the Hugging Face package of the same name."""

@@ -1,0 +1,139 @@
+"""The training tasks: a batch in, a loss out."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
+from torch import Generator, Tensor
+
+from datasets.clip import ClipBatch
+from engine.latents import LatentBatch
+from models import mask_vae
+from models.dit import predict_velocity
+from models.flow import interpolate, sample_sigma, velocity_target
+from models.text import CaptionTable
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A loss to differentiate, and numbers to log."""
+
+    loss: Tensor
+    numbers: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What the trainer needs of a task: the network it trains, that network's name in a pipeline, and the loss."""
+
+    part: str
+    model: ModelMixin
+
+    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
+        """One forward pass; every draw comes from ``generator``, on the CPU."""
+
+
+class FlowTask:
+    """Flow matching from video latents to mask latents.
+
+    Args:
+        dit: the velocity field, trained.
+        vae: frozen; encodes clips that come as pictures.
+        captions: embeddings of every caption.
+        bbs_prob: probability of the start point in boundary-biased sampling; 0 is uniform.
+        start_point_augmentation: video latents are a sample of the posterior instead of its mean.
+    """
+
+    part = "transformer"
+
+    def __init__(
+        self,
+        dit: WanTransformer3DModel,
+        vae: AutoencoderKLWan,
+        captions: CaptionTable,
+        *,
+        bbs_prob: float,
+        start_point_augmentation: bool,
+    ) -> None:
+        self.model = dit
+        self.vae = vae
+        self.captions = captions
+        self.bbs_prob = bbs_prob
+        self.start_point_augmentation = start_point_augmentation
+
+    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
+        device = self.model.device
+        sigma = sample_sigma(len(batch.captions), self.bbs_prob, generator).to(device)
+        with torch.no_grad():
+            latents = self._encode(batch) if isinstance(batch, ClipBatch) else batch
+            mean, mask_latents = latents.mean.to(device), latents.mask_latents.to(device)
+            if self.start_point_augmentation:
+                mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), generator)
+            video_latents = mask_vae.normalise(self.vae, mean)
+            embeddings = self.captions.lookup(batch.captions).to(device)
+        velocity = predict_velocity(
+            self.model, interpolate(video_latents, mask_latents, sigma), video_latents, sigma, embeddings
+        )
+        errors = (velocity.float() - velocity_target(video_latents, mask_latents)).square().mean(dim=(1, 2, 3, 4))
+        at_start = sigma == 1
+        numbers = {
+            "loss_at_start": errors[at_start].detach().mean(),  # NaN where the batch has none: not logged
+            "loss_elsewhere": errors[~at_start].detach().mean(),
+        }
+        return StepResult(errors.mean(), numbers)
+
+    def _encode(self, batch: ClipBatch) -> LatentBatch:
+        mean, log_variance = mask_vae.encode_posterior(self.vae, batch.frames.to(self.vae.device))
+        mask_latents = mask_vae.encode_masks(self.vae, batch.masks.to(self.vae.device))
+        return LatentBatch(mean, log_variance, mask_latents, batch.captions, batch.keys)
+
+
+class MaskVAETask:
+    """Tunes the one-channel decoder: binary cross-entropy + Dice on unclamped logits, encoder frozen.
+
+    Args:
+        vae: from ``with_mask_head``; only its decoder side trains.
+        crop: side in pixels of the square crops on which it trains; the decoder's backward pass on whole frames of 480p
+            does not fit a GPU. 0 takes whole frames.
+        latent_noise: deviation of the noise added to mask latents, as the DiT's predictions are not exact either.
+    """
+
+    part = "vae"
+
+    def __init__(self, vae: AutoencoderKLWan, *, crop: int, latent_noise: float) -> None:
+        self.model = vae
+        self.crop = crop
+        self.latent_noise = latent_noise
+        vae.requires_grad_(False)
+        for module in (vae.decoder, vae.post_quant_conv):
+            module.requires_grad_(True)
+
+    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
+        assert isinstance(batch, ClipBatch), "the decoder learns from pictures of masks"
+        masks = _crop(batch.masks, self.crop, generator).to(self.model.device)
+        with torch.no_grad():
+            latents = mask_vae.encode_masks(self.model, masks)
+            latents = latents + self.latent_noise * torch.randn(latents.shape, generator=generator).to(latents)
+        logits = mask_vae.decode_unclamped(self.model, latents).float().mean(dim=1, keepdim=True)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
+        dice = dice_loss(logits, masks)
+        return StepResult(cross_entropy + dice, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()})
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 - Dice of sigmoid(logits) and masks [B, 1, T, H, W], per sample over all its pixels, averaged; in [0, 1)."""
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * masks).sum(dim=(1, 2, 3, 4))
+    total = probabilities.sum(dim=(1, 2, 3, 4)) + masks.sum(dim=(1, 2, 3, 4))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # the ones make empty masks defined
+
+
+def _crop(masks: Tensor, side: int, generator: Generator) -> Tensor:
+    """A square of ``side`` pixels at a random place, the same for the batch; all where 0 or the frames are smaller."""
+    height, width = masks.shape[-2:]
+    if not side:
+        return masks
+    top = int(torch.randint(max(0, height - side) + 1, (1,), generator=generator))
+    left = int(torch.randint(max(0, width - side) + 1, (1,), generator=generator))
+    return masks[..., top : top + side, left : left + side]

@@ -1,0 +1,87 @@
+"""Train FlowRVS on MeViS.
+
+    python main.py --config configs/mevis.yaml --wan_path Wan2.1-T2V-1.3B-Diffusers --output_dir runs/mevis
+    python main.py --config configs/toy.yaml --mevis_path runs/toy-mevis --output_dir runs/toy
+
+--task flow trains the velocity field, --task mask_vae tunes the decoder to one mask channel.
+"""
+
+from engine.train import train
+from util.device import device_name
+from util.errors import exit_on_user_error
+from util.flags import add_weight_flags
+from util.options import OptionParser, float_in, int_in
+
+PROGRAM = "main.py"
+REMOVED_FLAGS = {
+    "--eval": "use inference_mevis.py",
+    "--start_epoch": "--resume knows where it stopped",
+    "--ngpu": "start with torchrun",
+    "--save_period": "use --save_steps",
+}
+
+
+def build_parser() -> OptionParser:
+    parser = OptionParser(prog=PROGRAM, description="Train FlowRVS on MeViS.", removed=REMOVED_FLAGS)
+    parser.add_argument("--task", choices=("flow", "mask_vae"), default="flow", help="what to train")
+    parser.add_argument("--output_dir", default="runs/flowrvs", metavar="DIR", help="the run's folder")
+    parser.add_argument("--resume", metavar="RUN", help="auto (this run's latest checkpoint), a run or a checkpoint")
+    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--seed", type=int_in(0), default=42, help="of every draw")
+    add_weight_flags(parser)
+    _add_data_flags(parser)
+    _add_method_flags(parser)
+    _add_optimizer_flags(parser)
+    return parser
+
+
+def _add_data_flags(parser: OptionParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--mevis_path", default="datasets/MeViS", metavar="DIR", help="holds train and valid_u")
+    group.add_argument("--num_frames", type=int_in(1), default=17, help="frames per clip, 4n+1")
+    group.add_argument("--batch_size", type=int_in(1), default=1, help="clips per step, of one size")
+    group.add_argument("--num_workers", type=int_in(0), default=4, help="processes that read clips")
+    group.add_argument("--latent_cache", metavar="DIR", help="keep latents of clips here instead of encoding each time")
+
+
+def _add_method_flags(parser: OptionParser) -> None:
+    parser.add_argument("--bbs_prob", type=float_in(0, 1), default=0.5, help="boundary-biased sampling; 0 is uniform")
+    parser.add_flag("--use_spa", default=True, help="start-point augmentation: sample the video's posterior")
+    parser.add_flag("--use_dvi", default=True, help="direct video injection: 2C input channels")
+    parser.add_flag(
+        "--use_gradient_ckpt", default=True, help="recompute activations in the backward pass, to save memory"
+    )
+    parser.add_argument("--crop", type=int_in(0), default=256, help="mask_vae: side of the crops in pixels; 0 is whole")
+    parser.add_argument("--latent_noise", type=float_in(0), default=0.0, help="mask_vae: noise on the mask latents")
+
+
+def _add_optimizer_flags(parser: OptionParser) -> None:
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--lr", type=float_in(0, exclusive=True), default=5e-5, help="peak learning rate")
+    group.add_argument("--weight_decay", type=float_in(0), default=5e-4, help="of matrices and kernels")
+    group.add_argument(
+        "--lr_schedule", choices=("multistep", "cosine", "constant"), default="multistep", help="after warm-up"
+    )
+    group.add_argument("--lr_drop", type=int_in(1), default=30, help="multistep: times 0.9 after so many epochs")
+    group.add_argument("--warmup_steps", type=int_in(0), default=0, help="of linear warm-up")
+    group.add_argument("--epochs", type=int_in(1), default=50, help="passes over the data")
+    group.add_argument("--max_steps", type=int_in(1), help="instead of --epochs")
+    group.add_argument("--clip_max_norm", type=float_in(0), default=1.0, help="of the gradient; 0 does not clip")
+    group.add_argument("--ema_decay", type=float_in(0, 1), default=0.9999, help="of the averaged weights")
+    parser.add_flag("--amp", default=None, help="bf16 autocast over float32 weights; by default on CUDA only")
+    group.add_argument("--save_steps", type=int_in(1), default=1000, help="steps between checkpoints")
+    group.add_argument("--keep_last", type=int_in(1), default=3, help="checkpoints that stay")
+    group.add_argument("--print_freq", type=int_in(1), default=100, help="steps between log lines")
+    group.add_argument(
+        "--eval_steps", type=int_in(0), default=0, help="steps between validations on valid_u; 0 is never"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    with exit_on_user_error(PROGRAM):
+        train(options)
+
+
+if __name__ == "__main__":
+    main()
