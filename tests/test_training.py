@@ -1,0 +1,380 @@
+"""Training: the tasks' losses, the loop, checkpoints and resume."""
+
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import WanTransformer3DModel
+from torch.utils.data import DataLoader
+
+import main
+from datasets.clip import ClipBatch
+from datasets.mevis import MeViS
+from datasets.referring import ReferringClips
+from datasets.sampling import EpochBatches, dense_indices
+from datasets.toy import write_toy_mevis
+from engine.latents import CachedLatents, LatentBatch, collate_latents
+from engine.steps import FlowTask, MaskVAETask, dice_loss
+from engine.trainer import Trainer, TrainerOptions, learning_rate
+from models import mask_vae
+from models.dit import has_injection
+from models.flow import sample_sigma
+from models.flowrvs import FlowRVS
+from models.text import CaptionTable, embed_captions
+from models.weights import load_flowrvs
+from util.errors import UserError
+
+CAPTIONS = ["the red circle", "all squares"]
+
+
+@pytest.fixture(scope="module")
+def toy_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "toy"
+    write_toy_mevis(root, 5, num_train=3, num_valid_u=1, num_valid=1)
+    return root
+
+
+@pytest.fixture
+def pipeline(toy_folder):
+    return load_flowrvs(str(toy_folder)).pipeline
+
+
+def tiny_options(**changes):
+    options = {
+        "max_steps": 4, "lr": 1e-3, "weight_decay": 0.01, "lr_schedule": "constant", "warmup_steps": 0,
+        "lr_drop_steps": 10, "clip_max_norm": 1.0, "ema_decay": 0.9, "amp": False, "seed": 1, "save_steps": 2,
+        "keep_last": 2, "print_freq": 2,
+    }  # fmt: skip
+    return TrainerOptions(**options | changes)
+
+
+def tiny_dit(channels=32):
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=channels, out_channels=16, text_dim=64, freq_dim=16,
+        ffn_dim=32, num_layers=1,
+    )  # fmt: skip
+
+
+def flow_task(pipeline, dit=None, **options):
+    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
+    return FlowTask(
+        dit or tiny_dit(), pipeline.vae, table, **{"bbs_prob": 0.5, "start_point_augmentation": True} | options
+    )
+
+
+def latent_batch(size=2):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda: torch.randn(size, 16, 2, 4, 4, generator=generator)  # noqa: E731
+    return LatentBatch(draw(), draw(), draw(), (CAPTIONS * size)[:size], [("v", str(i)) for i in range(size)])
+
+
+# -- draws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
+def test_boundary_biased_sampling_has_its_law(probability):
+    sigma = sample_sigma(20000, probability, torch.Generator().manual_seed(0))
+    timesteps = (1000 * sigma).round()
+    assert timesteps.min() >= 1
+    expected = probability + (1 - probability) / 1000
+    assert (timesteps == 1000).float().mean().item() == pytest.approx(expected, abs=0.012)  # 3.4 deviations
+    others = timesteps[timesteps < 1000]
+    if len(others):
+        assert others.mean().item() == pytest.approx(500, abs=8)
+
+
+def test_epochs_visit_every_item_once_in_an_order_of_seed_and_epoch_alone():
+    batches = EpochBatches(10, 2, seed=3)
+    stream = [batch for batch, _ in zip(batches, range(10), strict=False)]
+    first, second = stream[:5], stream[5:]
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(10))
+    assert first != second
+    resumed = [batch for batch, _ in zip(EpochBatches(10, 2, seed=3, start_step=7), range(3), strict=False)]
+    assert resumed == stream[7:]
+    assert [batch for batch, _ in zip(EpochBatches(10, 2, seed=4), range(5), strict=False)] != first
+
+
+def test_dense_clips_are_consecutive_and_short_videos_repeat_their_last_frame():
+    assert dense_indices(0, 5, 20) == [0, 1, 2, 3, 4]
+    assert dense_indices(18, 5, 20) == [15, 16, 17, 18, 19]
+    assert dense_indices(0, 5, 3) == [0, 1, 2, 2, 2]
+
+
+# -- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_flow_loss_is_the_mean_squared_error_of_the_velocity(pipeline):
+    task = flow_task(pipeline, start_point_augmentation=False, bbs_prob=1.0)
+    batch = latent_batch()
+    with torch.no_grad():
+        video = mask_vae.normalise(pipeline.vae, batch.mean)
+        text = embed_captions(pipeline.text_encoder, pipeline.tokenizer, batch.captions, 32)
+        velocity = task.model(torch.cat([video, video], 1), torch.full((2,), 1000.0), text).sample
+        expected = (velocity - (video - batch.mask_latents)).square().mean()
+        result = task.step(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result.loss, expected)
+    torch.testing.assert_close(result.numbers["loss_at_start"], expected)
+    assert result.numbers["loss_elsewhere"].isnan()
+
+
+def test_start_point_augmentation_moves_the_loss_and_its_switch_stills_it(pipeline):
+    batch = latent_batch()
+    for augmented in (True, False):
+        task = flow_task(pipeline, start_point_augmentation=augmented, bbs_prob=1.0)
+        with torch.no_grad():
+            losses = {task.step(batch, torch.Generator().manual_seed(seed)).loss.item() for seed in range(3)}
+        assert len(losses) == (3 if augmented else 1)
+
+
+def test_pictures_and_their_latents_give_the_same_loss(pipeline, toy_root, tmp_path):
+    clips = ReferringClips(MeViS(toy_root, "train"), 9, pipeline.fitted_size)
+    cached = CachedLatents(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})
+    batch = collate_latents([cached[0], cached[1]])
+    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, batch.captions, 32)
+    task = FlowTask(tiny_dit(), pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=True)
+    frames = torch.stack([clips[0].frames, clips[1].frames]).transpose(1, 2)
+    masks = torch.stack([clips[0].masks, clips[1].masks]).transpose(1, 2)
+    pictures = ClipBatch(frames, masks, batch.captions, batch.keys)
+    with torch.no_grad():
+        losses = [task.step(form, torch.Generator().manual_seed(2)).loss for form in (batch, pictures)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, toy_root, tmp_path, monkeypatch):
+    clips = ReferringClips(MeViS(toy_root, "train"), 9, pipeline.fitted_size)
+    first = CachedLatents(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})[0]
+    monkeypatch.setattr(mask_vae, "encode_posterior", None)
+    again = CachedLatents(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})[0]
+    assert torch.equal(first[0], again[0])
+    with pytest.raises(UserError, match="another VAE"):
+        CachedLatents(tmp_path / "cache", clips, pipeline.vae, {"vae": "y"})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "file").write_text("")
+    with pytest.raises(UserError, match="no latent cache"):
+        CachedLatents(tmp_path / "foreign", clips, pipeline.vae, {"vae": "x"})
+
+
+def test_captions_are_embedded_as_at_inference(pipeline):
+    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, [*CAPTIONS, "  the red  circle"], 32)
+    with torch.no_grad():
+        direct = embed_captions(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
+    torch.testing.assert_close(table.lookup(CAPTIONS), direct, rtol=1e-4, atol=1e-5)
+
+
+def test_dice_is_zero_for_a_sure_hit_and_near_one_for_a_sure_miss():
+    masks = torch.zeros(1, 1, 1, 8, 8)
+    masks[..., :4] = 1
+    assert dice_loss(100 * (2 * masks - 1), masks) < 1e-6
+    assert dice_loss(-100 * (2 * masks - 1), masks) > 0.98
+    assert dice_loss(-100 * torch.ones_like(masks), torch.zeros_like(masks)) < 1e-6
+
+
+def test_mask_vae_task_trains_the_decoder_side_alone(pipeline):
+    vae = mask_vae.with_mask_head(pipeline.vae)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    masks = (torch.rand(1, 1, 5, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    batch = ClipBatch(masks.repeat(1, 3, 1, 1, 1), masks, ["x"], [("v", "0")])
+    task = MaskVAETask(vae, crop=16, latent_noise=0.0)
+    optimizer = torch.optim.SGD([p for p in vae.parameters() if p.requires_grad], lr=0.1)
+    task.step(batch, torch.Generator().manual_seed(0)).loss.backward()
+    optimizer.step()
+    changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __init__(self, start):
+        self.start = start
+
+    def __iter__(self):
+        while True:
+            yield latent_batch()
+
+
+def run_trainer(pipeline, folder, resume_from=None, **options):
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(flow_task(pipeline, tiny_dit()), tiny_options(**options), folder)
+    if resume_from is not None:
+        trainer.load(resume_from)
+    list(trainer.run(DataLoader(Endless(trainer.step), batch_size=None)))
+    return trainer
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(pipeline, tmp_path):
+    whole = run_trainer(pipeline, tmp_path / "whole")
+    run_trainer(pipeline, tmp_path / "half", max_steps=2)
+    resumed = run_trainer(pipeline, tmp_path / "half", resume_from=tmp_path / "half" / "step_0000002")
+    for ours, theirs in (
+        (resumed.task.model.state_dict(), whole.task.model.state_dict()),
+        (dict(enumerate(resumed.ema.shadow_params)), dict(enumerate(whole.ema.shadow_params))),
+    ):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    lines = [json.loads(line) for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert lines[-1]["loss"] == json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+
+
+def test_checkpoints_load_as_weights_and_the_oldest_leave(pipeline, tmp_path, toy_folder):
+    trainer = run_trainer(pipeline, tmp_path / "run", max_steps=6)
+    assert sorted(path.name for path in (tmp_path / "run").glob("step_*")) == ["step_0000004", "step_0000006"]
+    assert (tmp_path / "run" / "latest").read_text().strip() == "step_0000006"
+    saved = WanTransformer3DModel.from_pretrained(tmp_path / "run" / "step_0000006" / "transformer_ema")
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.ema.shadow_params, strict=True))
+    raw = WanTransformer3DModel.from_pretrained(tmp_path / "run" / "step_0000006" / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(raw.parameters(), trainer.task.model.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(raw.parameters(), saved.parameters(), strict=True))
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint_in_charge(pipeline, tmp_path, monkeypatch):
+    trainer = run_trainer(pipeline, tmp_path / "run", max_steps=2)
+    trainer.step = 3
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["latest", "metrics.jsonl", "step_0000002"]
+    assert (tmp_path / "run" / "latest").read_text().strip() == "step_0000002"
+
+
+def test_a_checkpoint_of_another_network_or_seed_is_refused(pipeline, tmp_path):
+    run_trainer(pipeline, tmp_path / "run", max_steps=2)
+    checkpoint = tmp_path / "run" / "step_0000002"
+    with pytest.raises(UserError, match="--seed 1"):
+        Trainer(flow_task(pipeline), tiny_options(seed=2), tmp_path).load(checkpoint)
+    with pytest.raises(UserError, match="another"):
+        Trainer(flow_task(pipeline, tiny_dit(16)), tiny_options(), tmp_path).load(checkpoint)
+    shutil.rmtree(checkpoint / "transformer_ema")
+    with pytest.raises(UserError, match="missing"):
+        Trainer(flow_task(pipeline), tiny_options(), tmp_path).load(checkpoint)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_by_name(pipeline, tmp_path):
+    task = flow_task(pipeline)
+    with torch.no_grad():
+        task.model.proj_out.weight.fill_(math.nan)
+    trainer = Trainer(task, tiny_options(), tmp_path)
+    with pytest.raises(UserError, match="step 2: the loss is nan"):
+        list(trainer.run(DataLoader(Endless(0), batch_size=None)))
+
+
+def test_learning_rate_warms_up_then_follows_its_schedule():
+    options = tiny_options(lr=1.0, warmup_steps=10, max_steps=110, lr_schedule="cosine")
+    assert [learning_rate(options, step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    assert learning_rate(options, 60) == pytest.approx(0.5)
+    assert learning_rate(options, 110) == pytest.approx(0.0)
+    assert learning_rate(tiny_options(lr=1.0), 99) == 1.0
+    assert learning_rate(tiny_options(lr=1.0, lr_schedule="multistep"), 25) == pytest.approx(0.81)
+
+
+def test_norms_biases_and_modulation_do_not_decay(pipeline, tmp_path):
+    trainer = Trainer(flow_task(pipeline), tiny_options(), tmp_path)
+    decayed, exempt = trainer.optimizer.param_groups
+    names = {id(parameter): name for name, parameter in trainer.task.model.named_parameters()}
+    exempt_names = {names[id(parameter)] for parameter in exempt["params"]}
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+    assert {
+        "scale_shift_table",
+        "blocks.0.scale_shift_table",
+        "proj_out.bias",
+        "blocks.0.attn1.norm_q.weight",
+    } <= exempt_names
+    assert "blocks.0.attn1.to_q.weight" not in exempt_names
+    assert len(decayed["params"]) + len(exempt["params"]) == len(names)
+
+
+def test_bf16_autocast_keeps_float32_weights(pipeline, tmp_path):
+    trainer = run_trainer(pipeline, tmp_path / "run", amp=True, max_steps=2)
+    assert {parameter.dtype for parameter in trainer.task.model.parameters()} == {torch.float32}
+
+
+# -- main.py -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arguments(toy_root, toy_folder, tmp_path):
+    return [
+        "--wan_path", str(toy_folder), "--mevis_path", str(toy_root), "--output_dir", str(tmp_path / "run"),
+        "--device", "cpu", "--num_frames", "9", "--num_workers", "0", "--max_steps", "1", "--print_freq", "1",
+    ]  # fmt: skip
+
+
+def test_a_trained_run_segments_through_the_same_pipeline(arguments, toy_folder, tmp_path):
+    main.main([*arguments, "--eval_steps", "1"])
+    checkpoint = tmp_path / "run" / "step_0000001"
+    pipeline = load_flowrvs(str(toy_folder), dit_ckpt=str(checkpoint)).pipeline
+    assert has_injection(pipeline.transformer)
+    assert isinstance(pipeline, FlowRVS)
+    validation = json.loads((tmp_path / "run" / "validation.jsonl").read_text())
+    best = json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())
+    assert validation["J&F"] == best["J&F"]
+    assert load_flowrvs(str(toy_folder), dit_ckpt=str(tmp_path / "run" / "best")).pipeline.transformer is not None
+
+
+def test_a_tuned_decoder_loads_with_one_channel(arguments, toy_folder, tmp_path):
+    main.main([*arguments, "--task", "mask_vae", "--crop", "16"])
+    pipeline = load_flowrvs(str(toy_folder), vae_ckpt=str(tmp_path / "run" / "step_0000001")).pipeline
+    assert pipeline.vae.config.out_channels == 1
+
+
+def test_injection_can_be_left_out(arguments, toy_folder, tmp_path):
+    main.main([*arguments, "--no-use_dvi", "--use_gradient_ckpt"])
+    pipeline = load_flowrvs(str(toy_folder), dit_ckpt=str(tmp_path / "run" / "step_0000001")).pipeline
+    assert not has_injection(pipeline.transformer)
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--num_frames", "8"], "4n.1"),
+        (["--batch_size", "500"], "--batch_size 500"),
+        (["--resume", "nowhere"], "--resume nowhere"),
+        (["--mevis_path", "nowhere"], "--mevis_path nowhere"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_anything_is_written(arguments, tmp_path, extra, match):
+    with pytest.raises(SystemExit) as caught:
+        main.main([*arguments, *extra])
+    assert caught.value.code.startswith("main.py: error: ")
+    assert match.replace("4n.1", "4n+1") in caught.value.code
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_does_not_write_over_the_first_and_several_processes_are_refused(arguments, monkeypatch):
+    main.main(arguments)
+    with pytest.raises(SystemExit, match="--resume auto"):
+        main.main(arguments)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="one process"):
+        main.main(arguments)
+
+
+def test_every_recipe_has_known_keys_and_opens_with_its_command():
+    for path in sorted((Path(main.__file__).parent / "configs").glob("*.yaml")):
+        options = main.build_parser().parse_args(["--config", str(path)])
+        assert all(hasattr(options, key) for key in yaml.safe_load(path.read_text()))
+        assert path.read_text().startswith("# python ")
+
+
+@pytest.mark.parametrize("frames", [5])
+def test_overfitting_one_clip_drives_the_loss_near_zero(pipeline, frames):
+    """The whole path from latents to a step, on one clip; J is checked by the longer run in docs/toy.md."""
+    task = flow_task(pipeline, bbs_prob=1.0, start_point_augmentation=False)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    batch = latent_batch(1)
+    losses = []
+    for step in range(300):
+        loss = task.step(batch, torch.Generator().manual_seed(step)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.02 * losses[0]
