@@ -20,7 +20,7 @@ from models.toy import write_toy_wan
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_segment_flags, add_weight_flags
+from util.flags import DEFAULT_WAN_PATH, MAX_SEED, add_device_flags, add_segment_flags, add_weight_flags
 from util.options import OptionParser, float_in, int_in
 from util.video import open_frames
 
@@ -41,7 +41,10 @@ def build_parser() -> OptionParser:
     parser.add_argument("--max_frames", type=int_in(1), help="segment only the first frames")
     parser.add_flag("--save_fig", default=False, help="save each overlay as a picture, too")
     parser.add_argument(
-        "--seed", type=int_in(0), default=0, help="of the random toy weights; segmentation itself draws nothing"
+        "--seed",
+        type=int_in(0, MAX_SEED),
+        default=0,
+        help="of the random toy weights; segmentation itself draws nothing",
     )
     add_weight_flags(parser)
     add_device_flags(parser)
@@ -71,14 +74,15 @@ def run(options: argparse.Namespace) -> None:
                 loaded.pipeline, source, options.text_prompts, folder, how, save_overlays=options.save_fig
             )
             where = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "seed": options.seed}
-            write_record(folder, {"input": source.path.resolve().name, **facts, **where, "weights": weight_hashes()})
+            write_record(folder, {"input": source.place, **facts, **where, "weights": weight_hashes()})
     print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
 
 
 @contextlib.contextmanager
-def _wan_path_or_toy(options: argparse.Namespace) -> Iterator[str]:
+def _wan_path_or_toy(options: argparse.Namespace) -> Iterator[str | None]:
     """``--wan_path``; where neither it nor a checkpoint was given or found, a toy folder with a warning."""
-    if options.wan_path != DEFAULT_WAN_PATH or options.dit_ckpt or options.vae_ckpt or Path(DEFAULT_WAN_PATH).exists():
+    given = options.wan_path or options.dit_ckpt or options.vae_ckpt
+    if given or Path(DEFAULT_WAN_PATH).exists():
         yield options.wan_path
         return
     print(

@@ -17,7 +17,7 @@ from engine.segment import SegmentOptions
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import add_device_flags, add_segment_flags, add_weight_flags
+from util.flags import MAX_SEED, add_device_flags, add_segment_flags, add_weight_flags
 from util.options import OptionParser, int_in
 
 PROGRAM = "inference_mevis.py"
@@ -33,7 +33,9 @@ def build_parser() -> OptionParser:
     parser.add_argument("--mevis_path", default="datasets/MeViS", metavar="DIR", help="holds train, valid_u and valid")
     parser.add_argument("--split", choices=SPLITS, default="valid_u", help="valid has no public masks")
     parser.add_argument("--output_dir", default="output/mevis", metavar="DIR", help="where masks and metrics go")
-    parser.add_argument("--seed", type=int_in(0), default=0, help="of the torch generator; segmentation draws nothing")
+    parser.add_argument(
+        "--seed", type=int_in(0, MAX_SEED), default=0, help="of the torch generator; segmentation draws nothing"
+    )
     add_weight_flags(parser)
     add_device_flags(parser)
     add_segment_flags(parser)

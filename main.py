@@ -9,7 +9,7 @@
 from engine.train import train
 from util.device import device_name
 from util.errors import exit_on_user_error
-from util.flags import add_weight_flags
+from util.flags import MAX_SEED, add_weight_flags
 from util.options import OptionParser, float_in, int_in
 
 PROGRAM = "main.py"
@@ -27,7 +27,7 @@ def build_parser() -> OptionParser:
     parser.add_argument("--output_dir", default="runs/flowrvs", metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", metavar="RUN", help="auto (this run's latest checkpoint), a run or a checkpoint")
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int_in(0), default=42, help="of every draw")
+    parser.add_argument("--seed", type=int_in(0, MAX_SEED), default=42, help="of every draw")
     add_weight_flags(parser)
     _add_data_flags(parser)
     _add_method_flags(parser)

@@ -159,10 +159,12 @@ def _read_fitted(
     pipeline: FlowRVS, source: FrameSource, options: SegmentOptions
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """All frames at the model's size, [T, h, w, 3], and the source size (H, W)."""
+    pipeline.check_length(source.num_frames or 1)
     fitted: list[Frame] = []
     for frame in tqdm(source, desc="read frames", total=source.num_frames, unit="frame"):
         source_size = (frame.shape[0], frame.shape[1])
         fitted.append(resize_frame(frame, *pipeline.fitted_size(*source_size, options.box_height, options.box_width)))
+        pipeline.check_length(len(fitted))
     return np.stack(fitted), source_size
 
 
@@ -181,9 +183,17 @@ def _check_target(target: Path, source: FrameSource) -> None:
             f"--output_dir {target.parent}: {target} exists and is no result of this program; choose another folder"
         )
     if (target / RECORD).is_file():
-        earlier = read_json(target / RECORD).get("input")
-        if earlier != source.path.resolve().name:
+        earlier = _earlier_input(target / RECORD)
+        if earlier != source.place:
             raise UserError(
                 f"--output_dir {target.parent}: {target} holds the result of another input ({earlier}); "
                 "choose another folder"
             )
+
+
+def _earlier_input(record: Path) -> str | None:
+    """The input of an earlier result; None where the record is damaged, which makes it another's."""
+    try:
+        return read_json(record).get("input")
+    except UserError:
+        return None

@@ -1,9 +1,11 @@
 """``FlowRVS``: frames and sentences in, mask logits out. The one public way to segment."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from util.frames import fit_size
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.stopwatch import Stopwatch
 
+Call = TypeVar("Call", bound=Callable[..., Any])
+
 
 @dataclass
 class FlowRVSOutput(BaseOutput):
@@ -38,6 +42,22 @@ class FlowRVSOutput(BaseOutput):
     logits: Tensor
     masks: NDArray[np.bool_]
     seconds: dict[str, float]
+
+
+def _naming_what_saves_memory(call: Call) -> Call:
+    """Out of memory becomes an error that says what to lower."""
+
+    @functools.wraps(call)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), the box (--reso_h, "
+                "--reso_w) or the number of frames (--max_frames)"
+            ) from error
+
+    return cast(Call, wrapped)
 
 
 class FlowRVS(DiffusionPipeline):
@@ -73,6 +93,7 @@ class FlowRVS(DiffusionPipeline):
         self.register_modules(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width)
         self._check_parts()
+        mask_vae.use_channels_last(vae)
 
     @property
     def size_multiple(self) -> tuple[int, int]:
@@ -99,6 +120,7 @@ class FlowRVS(DiffusionPipeline):
         return fit_size(height, width, *box, multiple)
 
     @torch.no_grad()
+    @_naming_what_saves_memory
     def __call__(
         self,
         frames: Frames,
@@ -142,7 +164,8 @@ class FlowRVS(DiffusionPipeline):
         pictures = as_pictures(frames)
         source_height, source_width = pictures.shape[-2:]
         size = self.fitted_size(source_height, source_width, box_height, box_width)
-        self._check_length(len(pictures), size)
+        self.check_length(len(pictures))
+        self._check_size(size)
         distinct = list(dict.fromkeys(captions))
         stopwatch = Stopwatch(self._execution_device)
 
@@ -158,6 +181,9 @@ class FlowRVS(DiffusionPipeline):
             output_size = output_size or (source_height, source_width)
             logits = self._decode(mask_latents, len(pictures), output_size, prompt_batch)
 
+        self.maybe_free_model_hooks()
+        if not torch.isfinite(logits).all():
+            raise UserError("the mask logits are not finite: the weights hold NaN or infinity; download them again")
         if len(distinct) < len(captions):
             logits = logits[[distinct.index(caption) for caption in captions]]
         return FlowRVSOutput(logits, logits_to_masks(logits, threshold), stopwatch.seconds)
@@ -188,16 +214,27 @@ class FlowRVS(DiffusionPipeline):
             sigmas,
         )
 
-    def _check_length(self, num_frames: int, size: tuple[int, int]) -> None:
-        """Refuses a video with more positions on an axis than the DiT's rotary tables hold."""
-        limit = self.transformer.config.rope_max_seq_len
-        stride = self.vae.config.scale_factor_temporal
-        if num_frames > 1 + (limit - 1) * stride:
+    @property
+    def max_frames(self) -> int:
+        """The longest video in frames: its latents fill the DiT's rotary tables."""
+        positions = self.transformer.config.rope_max_seq_len
+        return 1 + (positions - 1) * self.vae.config.scale_factor_temporal
+
+    def check_length(self, num_frames: int) -> None:
+        """Refuses a video that is too long; readers call it before they hold one in memory.
+
+        Raises:
+            UserError: if ``num_frames`` exceeds ``max_frames``.
+        """
+        if num_frames > self.max_frames:
             raise UserError(
-                f"frames must number at most {1 + (limit - 1) * stride} for this DiT, got {num_frames}; "
-                "segment a shorter piece (--max_frames)"
+                f"frames must number at most {self.max_frames} for this DiT, got {num_frames} or more; segment a "
+                f"shorter piece with --max_frames {self.max_frames}, or sample it at a lower --fps"
             )
-        if max(size) > limit * max(self.size_multiple):
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Refuses frames with more positions on an axis than the DiT's rotary tables hold."""
+        if max(size) > self.transformer.config.rope_max_seq_len * max(self.size_multiple):
             raise UserError(
                 f"frames of {size[0]} x {size[1]} are too large for this DiT; use a smaller box (--reso_h, --reso_w)"
             )
@@ -237,8 +274,16 @@ class FlowRVS(DiffusionPipeline):
             )
         if dit.patch_size[0] != 1:
             raise UserError(f"transformer: patch_size must be 1 in time, got {dit.patch_size[0]}")
-        if self.config.max_sequence_length < 1:
-            raise UserError(f"max_sequence_length must be at least 1, got {self.config.max_sequence_length}")
+        if not len(vae.latents_mean) == len(vae.latents_std) == vae.z_dim or min(vae.latents_std) <= 0:
+            raise UserError(
+                f"vae: latents_mean and latents_std must hold {vae.z_dim} numbers each, the latter positive, got "
+                f"{vae.latents_mean} and {vae.latents_std}; correct vae/config.json"
+            )
+        for name in ("max_sequence_length", "box_height", "box_width"):
+            if not isinstance(self.config[name], int) or self.config[name] < 1:
+                raise UserError(
+                    f"{name} must be a whole number from 1, got {self.config[name]!r}; correct model_index.json"
+                )
 
     @contextlib.contextmanager
     def _bar(self, title: str, module: nn.Module, total: int) -> Iterator[None]:

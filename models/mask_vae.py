@@ -23,7 +23,7 @@ def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], sourc
     Raises:
         UserError: if the last convolution is missing or has another number of output channels.
     """
-    if OUTPUT_CONV not in tensors:
+    if OUTPUT_CONV not in tensors or tensors[OUTPUT_CONV].ndim != 5:
         raise UserError(f"{source}: no '{OUTPUT_CONV}' in it, so these are no weights of a Wan VAE")
     out_channels = tensors[OUTPUT_CONV].shape[0]
     per_channel = (config.get("patch_size") or 1) ** 2

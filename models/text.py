@@ -38,7 +38,9 @@ def clean_captions(prompts: Sequence[str]) -> list[str]:
         raise UserError("prompts (--text_prompts) must hold at least one sentence, got none")
     captions = [clean_caption(prompt) for prompt in prompts]
     for prompt, caption in zip(prompts, captions, strict=True):
-        if not caption:
+        if any("\ud800" <= character <= "\udfff" for character in caption):
+            raise UserError(f"prompts (--text_prompts) must be UTF-8, got other bytes in {prompt!a}")
+        if not caption.strip():
             raise UserError(f"prompts (--text_prompts) must not be empty, got {prompt!r}; describe an object")
     return captions
 

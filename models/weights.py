@@ -22,6 +22,7 @@ from models import dit, mask_vae
 from models.flowrvs import FlowRVS
 from util.checkpoint import SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
 from util.errors import MissingFileError, UserError
+from util.flags import DEFAULT_WAN_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class LoadedFlowRVS:
 
 
 def load_flowrvs(
-    wan_path: str,
+    wan_path: str | None,
     dit_ckpt: str | None = None,
     vae_ckpt: str | None = None,
     weights: str = "auto",
@@ -50,7 +51,8 @@ def load_flowrvs(
     """Builds the pipeline on the CPU.
 
     Args:
-        wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or a hub id of either.
+        wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or a hub id of either; by default the folder
+            Wan2.1-T2V-1.3B-Diffusers here.
         dit_ckpt: weights of the DiT; the base DiT is then never read. Direct video injection is read off their shape.
         vae_ckpt: weights of the VAE; without it the folder's own decoder serves.
         weights: of a DiT checkpoint with averaged and raw weights, ``auto`` takes the averaged, ``ema`` insists on
@@ -60,6 +62,7 @@ def load_flowrvs(
     Raises:
         UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not.
     """
+    wan_path = wan_path or DEFAULT_WAN_PATH
     folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
     index = read_json(folder / "model_index.json")
     if dit_ckpt is None and index.get("_class_name") != FlowRVS.__name__:
@@ -67,10 +70,12 @@ def load_flowrvs(
             "--dit_ckpt not given: the DiT of %s is the text-to-video base, which was never trained to segment; "
             "its masks mean nothing", wan_path,
         )  # fmt: skip
-    dit_weights = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
-    transformer = _load_dit(folder / "transformer", dit_weights, dtype)
-    vae_weights = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
-    vae = _load_vae(folder / "vae", vae_weights, dtype)
+    if weights == "ema" and dit_ckpt is None:
+        raise UserError("--weights ema: chooses among the weights of --dit_ckpt, which is not given; leave it out")
+    dit_weights, dit_config = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
+    transformer = _load_dit(dit_config, dit_weights, dtype)
+    vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
+    vae = _load_vae(vae_config, vae_weights, dtype)
     text_encoder, tokenizer = _load_text(folder, dtype)
     own_entries = {name: index[name] for name in ("max_sequence_length", "box_height", "box_width") if name in index}
     pipeline = FlowRVS(transformer, vae, text_encoder, tokenizer, **own_entries)
@@ -131,14 +136,20 @@ def _download_hint(wan_path: str) -> str:
     return f"download it with: hf download Wan-AI/{name} --local-dir {name}"
 
 
-def _component_weights(folder: Path, part: str, ckpt: str | None, flag: str, weights: str) -> StateDict:
-    """The state dict of one part: the checkpoint's where one is given, else the folder's own."""
+def _component_weights(
+    folder: Path, part: str, ckpt: str | None, flag: str, weights: str
+) -> tuple[StateDict, dict[str, Any]]:
+    """The state dict and the config of one part: the checkpoint's where one is given, else the folder's own."""
+    config = read_json(folder / part / "config.json")
     if ckpt is None:
-        return read_sharded_folder(folder / part, f"--wan_path {folder}")
+        return read_sharded_folder(folder / part, f"--wan_path {folder}"), config
     path, source = Path(ckpt), f"{flag} {ckpt}"
-    if path.is_dir():
-        return read_sharded_folder(_part_folder(path, part, source, weights), source)
-    return read_state_dict(path, source, weights)
+    if not path.is_dir():
+        return read_state_dict(path, source, weights), config
+    part_folder = _part_folder(path, part, source, weights)
+    if (part_folder / "config.json").is_file():  # latent statistics and head counts leave no trace in the shapes
+        config = read_json(part_folder / "config.json")
+    return read_sharded_folder(part_folder, source), config
 
 
 def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
@@ -157,28 +168,30 @@ def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
     )
 
 
-def _load_dit(config_folder: Path, weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
-    config = WanTransformer3DModel.load_config(config_folder)
+def _load_dit(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
     config = dit.config_for_weights(config, weights.tensors, weights.source)
     return _build_strictly(WanTransformer3DModel, config, weights.tensors, weights.source, dtype)
 
 
-def _load_vae(config_folder: Path, weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
+def _load_vae(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
     tensors = weights.tensors
     if all(name.startswith(VAE_PREFIX) for name in tensors):
         tensors = {name.removeprefix(VAE_PREFIX): value for name, value in tensors.items()}
-    config = mask_vae.config_for_weights(AutoencoderKLWan.load_config(config_folder), tensors, weights.source)
-    vae = _build_strictly(AutoencoderKLWan, config, tensors, weights.source, dtype)
-    mask_vae.use_channels_last(vae)
-    return vae
+    config = mask_vae.config_for_weights(config, tensors, weights.source)
+    return _build_strictly(AutoencoderKLWan, config, tensors, weights.source, dtype)
 
 
 def _build_strictly(
     model_class: type[Model], config: dict[str, Any], tensors: dict[str, Tensor], source: str, dtype: torch.dtype
 ) -> Model:
     """A model of ``config`` holding exactly ``tensors``."""
-    with init_empty_weights(include_buffers=False):  # rotary tables are buffers and no weights: they stay real
-        model = model_class.from_config(config)
+    try:
+        with init_empty_weights(include_buffers=False):  # rotary tables are buffers and no weights: they stay real
+            model = model_class.from_config(config)
+    except Exception as error:
+        raise UserError(
+            f"{source}: config.json does not describe a {model_class.__name__} ({error}); download it again"
+        ) from None
     expected = model.state_dict()
     problems = {
         "missing": [name for name in expected if name not in tensors],
@@ -214,11 +227,14 @@ def _load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreT
         raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
     try:
         encoder, info = UMT5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True
+            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"--wan_path {folder}: text_encoder or tokenizer cannot be loaded ({error})") from None
+    except Exception as error:
+        raise UserError(
+            f"--wan_path {folder}: text_encoder or tokenizer is damaged or incomplete ({type(error).__name__}: "
+            f"{str(error)[:200]}); {_download_hint(str(folder))}"
+        ) from None
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
         raise UserError(f"--wan_path {folder}: text_encoder lacks or misfits {_first(absent)}; download it again")

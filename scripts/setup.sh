@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv beside the code and installs a requirements file into it; does nothing where that was done before.
-#   source scripts/setup.sh requirements.txt
+#   bash scripts/setup.sh requirements.txt && source .venv/bin/activate
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-requirements=${1:?"usage: source scripts/setup.sh REQUIREMENTS"}
+requirements=${1:?"usage: bash scripts/setup.sh REQUIREMENTS"}
 for python in "${PYTHON:-python3}" python3.11 python3.12 python3.13 none; do
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
 done

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Set-up, then lint, types and tests. Arguments go to pytest.
 #   bash scripts/test.sh [-k NAME]
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements-dev.txt
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh requirements-dev.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

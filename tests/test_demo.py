@@ -112,7 +112,7 @@ def test_the_record_says_what_was_done_and_how_large_the_masks_are(demo, clip, t
     demo(clip, "--num_steps", 2, "--threshold", 0.6, "--seed", 5, "--device", "cpu", prompts=("a dog", "“Hund” 狗"))
     record = read_record(tmp_path)
     expected = {
-        "input": "clip.mp4",
+        "input": str(clip),
         "prompts": ["a dog", "“Hund” 狗"],
         "fps": FPS,
         "num_frames": 6,
@@ -179,7 +179,7 @@ def test_a_trailing_slash_changes_nothing(demo, tmp_path):
     folder = write_folder(tmp_path / "frames", ["a.png", "b.png"])
     demo(f"{folder}/")
     assert names_in(tmp_path / "out") == ["frames", "frames_result.mp4"]
-    assert read_record(tmp_path, "frames")["input"] == "frames"
+    assert read_record(tmp_path, "frames")["input"] == str(tmp_path / "frames")
 
 
 def test_the_working_folder_as_input_goes_by_its_name(demo, tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_the_working_folder_as_input_goes_by_its_name(demo, tmp_path, monkeypatc
     monkeypatch.chdir(write_folder(tmp_path / "frames", ["a.png", "b.png"]))
     demo(".")
     assert names_in(tmp_path / "out") == ["frames", "frames_result.mp4"]
-    assert read_record(tmp_path, "frames")["input"] == "frames"
+    assert read_record(tmp_path, "frames")["input"] == str(tmp_path / "frames")
 
 
 @pytest.mark.parametrize("size", [(33, 47), (47, 33), (32, 47)])
@@ -582,8 +582,6 @@ def test_the_result_of_another_input_is_left_alone(refused, demo, clip, tmp_path
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_stranger_in_the_place_of_the_video_is_left_alone(refused, clip, tmp_path, kind):
-
-    # that is in it.
     thesis = tmp_path / "out" / "clip_result.mp4"
     thesis = thesis if kind == "file" else thesis / "thesis.txt"
     thesis.parent.mkdir(parents=True)
@@ -628,3 +626,44 @@ def test_the_process_ends_with_1_and_a_single_line(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("inference_demo.py: error: --input_path absent.mp4: no such file")
     assert names_in(tmp_path) == []
+
+
+def test_a_video_longer_than_the_model_can_take_is_refused_before_it_fills_the_memory(refused, tmp_path, monkeypatch):
+    """A time stamp a day late holds a frame for a million slots."""
+    shown = 0
+
+    class Endless(FrameSource):
+        path, fps, num_frames = tmp_path / "gap.mkv", Fraction(10), None
+
+        def __iter__(self):
+            nonlocal shown
+            while True:
+                shown += 1
+                yield np.zeros((16, 16, 3), np.uint8)
+
+    monkeypatch.setattr(inference_demo, "open_frames", lambda *_: Endless())
+    assert "--max_frames 4093" in refused(tmp_path / "gap.mkv")
+    assert shown == 4094
+
+
+def test_a_video_of_the_same_name_from_another_folder_is_not_written_over(demo, refused, tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        write_clip(tmp_path / folder / "clip.mp4", 2)
+    demo(tmp_path / "first" / "clip.mp4")
+    assert "another input" in refused(tmp_path / "second" / "clip.mp4")
+
+
+def test_a_termination_signal_cleans_up(tmp_path, toy_folder_demo):
+    command = [sys.executable, str(ROOT / "inference_demo.py"), "--text_prompts", "a dog", "--wan_path"]
+    command += [str(toy_folder_demo), "--output_dir", str(tmp_path / "out"), "--input_path"]
+    process = subprocess.Popen(
+        [*command, str(write_clip(tmp_path / "clip.mp4", 120))], stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if "read frames" in line:
+            break
+    process.terminate()
+    process.stderr.read()
+    assert process.wait() == 143
+    assert names_in(tmp_path) == ["clip.mp4"]

@@ -131,6 +131,15 @@ def test_a_required_flag_may_come_from_yaml(yaml_file, refusal):
     assert "--input_path" in refusal(parser=build_parser(required=True))
 
 
+def test_an_empty_entry_leaves_a_required_flag_required(yaml_file, refusal):
+    path = yaml_file("input_path:\n")
+    assert "--input_path" in refusal("--config", path, parser=build_parser(required=True))
+
+
+def test_config_without_a_file_is_one_line(refusal):
+    assert "--config" in refusal("--config")
+
+
 def test_null_is_the_value_of_a_flag_without_default(yaml_file):
     assert build_parser().parse_args(["--config", str(yaml_file("input_path: null\n"))]).input_path is None
 

@@ -169,6 +169,15 @@ def test_a_video_beyond_the_rotary_tables_is_refused_before_it_is_encoded(toy_pi
     assert not calls.count
 
 
+def test_out_of_memory_says_what_to_lower(toy_pipeline, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(toy_pipeline, "encode_video", full)
+    with pytest.raises(UserError, match="--prompt_batch"):
+        toy_pipeline(video(), "a dog")
+
+
 def test_parts_of_different_models_are_refused(toy_folder, toy_pipeline):
     parts = dict(toy_pipeline.components)
     with pytest.raises(UserError, match="embedding width"):

@@ -26,7 +26,7 @@ def test_captions_are_cleaned_in_the_order_of_the_reference(raw, clean):
     assert clean_caption(raw) == clean
 
 
-@pytest.mark.parametrize("prompts", [[], [""], ["a dog", "  "], ['"\\"']])
+@pytest.mark.parametrize("prompts", [[], [""], ["a dog", "  "], ['"\\"'], ['" "'], ["&nbsp;"], ["caf\udce9"]])
 def test_prompts_without_words_are_refused(prompts):
     with pytest.raises(UserError, match="text_prompts"):
         clean_captions(prompts)

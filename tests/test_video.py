@@ -117,8 +117,6 @@ def test_every_frame_comes_once_at_common_rates(tmp_path, suffix, fps):
 
 
 def test_every_frame_comes_once_from_a_stream_without_time_stamps(tmp_path):
-
-    # is held for 1/10 s, three slots instead of one.
     assert indices_of(open_frames(str(write_clip(tmp_path / "clip.h264", num_frames=5)))) == list(range(5))
 
 
@@ -160,8 +158,6 @@ def test_max_frames_keeps_the_first_frames(tmp_path, suffix, max_frames):
 
 @pytest.mark.parametrize("fps", [None, 20, 5, 2])
 def test_num_frames_is_how_many_frames_come(tmp_path, fps):
-
-    # while num_frames announces 10.
     source = open_frames(str(write_clip(tmp_path / "clip.mp4")), fps=fps)
     assert source.num_frames in (None, len(list(source)))
 
@@ -237,8 +233,6 @@ def test_truncated_files_of_other_kinds_are_refused(tmp_path, suffix, share):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_the_advice_for_a_truncated_file_works(tmp_path, suffix):
-
-    # for one frame more, and resample holds each frame until the next is known.
     path = cut(write_clip(tmp_path / f"clip.{suffix}", num_frames=60, faststart=True), 0.7)
     advised = int(refusal(path).rpartition("--max_frames ")[2])
     assert advised > 0
@@ -336,11 +330,36 @@ def test_half_the_rate_keeps_every_second_frame(num_frames):
     assert sampled == sorted(set(sampled))
 
 
-@pytest.mark.parametrize("num_frames", [1, 2, 7])
+@pytest.mark.parametrize("num_frames", [2, 7])
 def test_double_the_rate_gives_every_frame_twice(num_frames):
     times = [Fraction(place, 10) for place in range(num_frames)]
     expected = [place for place in range(num_frames) for _ in range(2)]
     assert sampled_names(times, 20, end=Fraction(num_frames, 10)) == expected
+
+
+@pytest.mark.parametrize("fps", [1, 20, 1000])
+def test_a_single_frame_is_a_picture_however_long_it_lasts(fps):
+    assert sampled_names([Fraction(0)], fps, end=Fraction(10)) == [0]
+
+
+def test_a_gif_of_one_frame_gives_one_frame(tmp_path):
+    Image.new("RGB", (32, 24), "red").save(tmp_path / "one.gif")
+    assert len(list(open_frames(str(tmp_path / "one.gif")))) == 1
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    write_clip(tmp_path / "12:30.mp4", num_frames=3)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_frames("12:30.mp4"))) == 3
+    with VideoWriter(Path("o2:1.mp4"), Fraction(10)) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+    assert len(list(open_frames("o2:1.mp4"))) == 1
+
+
+def test_dot_files_that_macos_leaves_are_passed_over(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"no image")
+    assert len(list(open_frames(str(tmp_path)))) == 1
 
 
 def test_a_frame_is_held_until_the_next_one_starts():
@@ -362,7 +381,7 @@ def test_the_grid_begins_at_the_first_frame():
     assert sampled_names(times, 10) == list(range(5))
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=40), RATES)
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=40), RATES)
 def test_sampling_never_goes_back_and_lasts_as_long_as_the_frames(gaps, fps):
     times = [Fraction(sum(gaps[:place]), 1000) for place in range(len(gaps))]
     end = Fraction(sum(gaps), 1000)

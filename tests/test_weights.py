@@ -313,6 +313,120 @@ def test_a_file_as_wan_path_is_refused(tmp_path):
         resolve_wan_folder(str(tmp_path / "file"))
 
 
+def test_a_checkpoint_folder_brings_its_own_config(toy_folder, tmp_path):
+    """Latent statistics and head counts leave no trace in the shapes of the weights."""
+    pipeline = load(toy_folder)
+    pipeline.vae.register_to_config(latents_mean=[0.5] * 16)
+    pipeline.transformer.register_to_config(num_attention_heads=3, attention_head_dim=64)
+    pipeline.save_pretrained(tmp_path / "saved")
+    taken = load(toy_folder, dit_ckpt=tmp_path / "saved", vae_ckpt=tmp_path / "saved")
+    assert taken.vae.config.latents_mean == [0.5] * 16
+    assert taken.transformer.config.num_attention_heads == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {3: torch.zeros(1)},
+        {"decoder.conv_out.weight": torch.zeros(()), "patch_embedding.weight": torch.zeros(())},
+        {"patch_embedding.weight": torch.zeros(2, dtype=torch.int64)},
+        {"patch_embedding.weight": torch.zeros(2).to_sparse()},
+        {"patch_embedding.weight": torch.zeros(2, device="meta")},
+        {"ema_model": {"shadow_params": [torch.zeros(1)]}, "model": [1]},
+        {"ema_model": {"shadow_params": ["text"]}, "model": {"a": torch.zeros(1)}},
+        {"ema_model": [1], "model": {"a": torch.zeros(1)}},
+    ],
+)
+def test_odd_contents_are_one_line(toy_folder, tmp_path, content):
+    torch.save(content, tmp_path / "c.pth")
+    for flag in ("dit_ckpt", "vae_ckpt"):
+        with pytest.raises(UserError, match=r"c\.pth"):
+            load(toy_folder, **{flag: tmp_path / "c.pth"})
+
+
+def test_flipped_bytes_are_an_error_or_harmless(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": {"patch_embedding.weight": torch.zeros(4, 16, 1, 2, 2)}}, tmp_path / "c.pth")
+    whole = (tmp_path / "c.pth").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] ^= int(rng.integers(1, 256))
+        (tmp_path / "c.pth").write_bytes(damaged)
+        with pytest.raises(UserError):
+            load(toy_folder, dit_ckpt=tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("weight_map", [["a"], {"a": 3}, None])
+def test_a_broken_index_is_one_line(toy_folder, tmp_path, weight_map):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    index = folder / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(UserError, match="weight_map"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "match"),
+    [
+        ("vae/config.json", {"latents_mean": [0.0]}, "latents_mean"),
+        ("vae/config.json", {"latents_std": [0.0] * 16}, "latents_std"),
+        ("vae/config.json", {"dim_mult": "x"}, r"config\.json"),
+        ("transformer/config.json", {"num_layers": "x"}, r"config\.json"),
+        ("text_encoder/config.json", {"num_layers": "x"}, "text_encoder"),
+        ("model_index.json", {"box_height": "64"}, "box_height"),
+        ("model_index.json", {"max_sequence_length": None}, "max_sequence_length"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_one_line(toy_folder, tmp_path, file, change, match):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=match):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", None])
+def test_a_damaged_text_encoder_is_one_line(toy_folder, tmp_path, content):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    file = folder / "text_encoder" / "model.safetensors"
+    file.write_bytes(content or file.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"text_encoder.*hf download"):
+        load(folder)
+
+
+def test_a_tokenizer_without_its_file_is_refused(toy_folder, tmp_path):
+    folder = tmp_path / "wan"
+    shutil.copytree(toy_folder, folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer\.json"):
+        load(folder)
+
+
+def test_weights_that_are_no_numbers_do_not_give_masks(toy_folder, tmp_path, dvi_weights):
+    torch.save({"model": {name: tensor * torch.nan for name, tensor in dvi_weights.items()}}, tmp_path / "nan.pth")
+    pipeline = load(toy_folder, dit_ckpt=tmp_path / "nan.pth")
+    pipeline.set_progress_bar_config(disable=True)
+    with pytest.raises(UserError, match="not finite"):
+        pipeline(np.zeros((1, 64, 64, 3), np.uint8), "a dog")
+
+
+def test_averaged_weights_without_a_checkpoint_are_refused(toy_folder):
+    with pytest.raises(UserError, match="--weights ema"):
+        load(toy_folder, weights="ema")
+
+
+def test_the_refusal_of_a_hostile_pickle_names_what_it_holds_in_one_plain_line(toy_folder, tmp_path):
+    torch.save({"args": Hostile(tmp_path / "executed")}, tmp_path / "h.pth")
+    with pytest.raises(UserError) as error:
+        load(toy_folder, dit_ckpt=tmp_path / "h.pth")
+    assert "posix.system" in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_widening_changes_one_tensor(dvi_weights):
     narrow = {**dvi_weights, "patch_embedding.weight": dvi_weights["patch_embedding.weight"][:, :16]}
     wide = widen_patch_embedding(narrow)

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,20 @@ def read_state_dict(path: Path, source: str, weights: str = "auto") -> StateDict
         tensors = _pick_weights(_read_pickle(path, source), source, weights)
     else:
         raise UserError(f"{source}: unknown kind of file; give .safetensors or one of {', '.join(PICKLE_SUFFIXES)}")
-    tensors = {name: value for name, value in tensors.items() if not name.endswith(PROFILER_SUFFIXES)}
-    if not tensors:
+    return StateDict(_checked_tensors(tensors, source), (path,), source)
+
+
+def _checked_tensors(tensors: dict[Any, Any], source: str) -> dict[str, Tensor]:
+    """Named weights without the profiler's leftovers; refuses whatever else a file may map to whatever else."""
+    kept = {name: value for name, value in tensors.items() if not str(name).endswith(PROFILER_SUFFIXES)}
+    if not kept:
         raise UserError(f"{source}: holds no tensors; the file is empty or of another kind, download it again")
-    strangers = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise UserError(f"{source}: must map names to tensors, but '{strangers[0]}' is none; give a state dict")
-    return StateDict(tensors, (path,), source)
+    for name, value in kept.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"{source}: must map names to tensors, but {name!r} is none; give a state dict")
+        if value.is_meta or value.layout != torch.strided or not value.is_floating_point():
+            raise UserError(f"{source}: weights must be dense floating-point tensors, {name} is {value.dtype}")
+    return kept
 
 
 def read_sharded_folder(folder: Path, source: str) -> StateDict:
@@ -77,15 +85,16 @@ def read_sharded_folder(folder: Path, source: str) -> StateDict:
     index = folder / f"{SAFETENSORS_NAME}.index.json"
     shards = [SAFETENSORS_NAME]
     if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise UserError(f"{index}: 'weight_map' must map names to files; download the folder again")
+        shards = sorted(set(weight_map.values()))
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         if not (folder / shard).is_file():
             raise MissingFileError(f"{source}: {folder / shard} is missing; download the folder again")
         tensors |= _read_safetensors(folder / shard, source)
-    if not tensors:
-        raise UserError(f"{source}: {folder} holds no tensors; download the folder again")
-    return StateDict(tensors, tuple(folder / shard for shard in shards), source)
+    return StateDict(_checked_tensors(tensors, source), tuple(folder / shard for shard in shards), source)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,14 +152,16 @@ def _read_pickle(path: Path, source: str) -> dict[str, Any]:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # torch's format before 1.6 cannot be mapped
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:
+        stranger = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and stranger:
+            raise UserError(
+                f"{source}: refused, it holds {stranger[1]} beside tensors and plain values; nothing in it was "
+                "executed; get weights from a source you trust"
+            ) from None
         raise UserError(
-            f"{source}: refused: it holds more than tensors and plain values, or is damaged ({reason}); "
-            "nothing in it was executed; get the weights from a source you trust"
+            f"{source}: damaged or no torch file ({type(error).__name__}); nothing in it ran, download it again"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: damaged or no torch file ({str(error)[:200]}); download it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{source}: must hold a dictionary of weights, got a {type(content).__name__}")
     return content
@@ -175,19 +186,24 @@ def _name_averaged_weights(content: dict[str, Any], source: str) -> dict[str, An
     key norms moved behind the projections), with shapes that would fit all the same. So only the
     raw weights saved beside the list, by the same network, can name its entries.
     """
-    names = [name for name in content.get("model", {}) if not name.endswith(PROFILER_SUFFIXES)]
+    raw = content.get("model", {})
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: 'model' must be a state dict, got a {type(raw).__name__}")
     averaged = content["ema_model"].get("shadow_params") if isinstance(content["ema_model"], dict) else None
     if not isinstance(averaged, list):
         raise UserError(f"{source}: 'ema_model' must hold the list 'shadow_params'; use --weights model")
-    if len(averaged) != len(names):
+    raw = {name: value for name, value in raw.items() if not str(name).endswith(PROFILER_SUFFIXES)}
+    if len(averaged) != len(raw):
         raise UserError(
-            f"{source}: 'ema_model' lists {len(averaged)} tensors and 'model' {len(names)}, so the averaged weights "
+            f"{source}: 'ema_model' lists {len(averaged)} tensors and 'model' {len(raw)}, so the averaged weights "
             "cannot be named; use --weights model"
         )
-    for name, tensor in zip(names, averaged, strict=True):
-        if tensor.shape != content["model"][name].shape:
+    named = dict(zip(raw, averaged, strict=True))
+    for name, tensor in named.items():
+        shapes = [getattr(value, "shape", None) for value in (tensor, raw[name])]
+        if shapes[0] is None or shapes[0] != shapes[1]:
             raise UserError(
-                f"{source}: averaged weight {name} has shape {list(tensor.shape)}, the raw one "
-                f"{list(content['model'][name].shape)}: the list is in another order; use --weights model"
+                f"{source}: averaged weight {name} has shape {shapes[0]}, the raw one {shapes[1]}: the list is in "
+                "another order; use --weights model"
             )
-    return dict(zip(names, averaged, strict=True))
+    return named

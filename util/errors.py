@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -30,6 +31,8 @@ def exit_on_user_error(program: str) -> Iterator[None]:
     Exit codes: 1 for a ``UserError`` or an error of the operating system (disk full, permission),
     130 after Ctrl-C.
     """
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is cleaned up
     try:
         yield
     except (UserError, OSError) as error:

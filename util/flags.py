@@ -8,6 +8,7 @@ from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.options import float_in, int_in
 
 DEFAULT_WAN_PATH = "Wan2.1-T2V-1.3B-Diffusers"
+MAX_SEED = 2**32 - 1  # what every library takes
 MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 timesteps
 MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when it is known
 
@@ -17,9 +18,8 @@ def add_weight_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights")
     group.add_argument(
         "--wan_path",
-        default=DEFAULT_WAN_PATH,
         metavar="PATH",
-        help="Wan2.1-T2V-*-Diffusers folder, saved FlowRVS folder, or hub id of one",
+        help=f"Wan2.1-T2V-*-Diffusers folder, saved FlowRVS folder, or hub id of one; by default {DEFAULT_WAN_PATH}",
     )
     group.add_argument("--dit_ckpt", metavar="PATH", help="DiT weights: .pth, .safetensors or a saved folder")
     group.add_argument("--vae_ckpt", metavar="PATH", help="tuned VAE weights; without them the stock decoder serves")

@@ -77,7 +77,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config", default=None)
+        finder.add_argument("--config", nargs="?")  # one without a value is left to the real parser's error
         config = finder.parse_known_args(args)[0].config
         if config is not None:
             self._take_defaults_from(Path(config))
@@ -110,6 +110,8 @@ class OptionParser(argparse.ArgumentParser):
             if key not in known:
                 self.error(f"{path}: unknown key '{key}'{did_you_mean(str(key), known)}")
             action = known[key]
+            if value is None and action.required:
+                continue  # an empty entry of a template: the flag is still asked for
             self.set_defaults(**{key: self._checked(path, action, value)})
             action.required = False
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -17,6 +18,7 @@ from util.errors import MissingFileError, UserError
 from util.frames import Frame
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+BT709 = 1  # in FFmpeg's numbering of colour spaces, primaries and transfer curves
 TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg draws any text file as a video
 MAX_FPS = 240  # faster clocks are time bases, not rates
 DEFAULT_FPS = Fraction(24)  # of a folder, which has no rate of its own
@@ -46,6 +48,11 @@ class FrameSource:
         """What results are called: the stem of the file, or the name of the folder."""
         path = self.path.resolve()
         return path.name if path.is_dir() else path.stem
+
+    @property
+    def place(self) -> str:
+        """The absolute path, as a record may hold it: bytes that are no UTF-8 are replaced."""
+        return os.fsencode(self.path.resolve()).decode(errors="replace")
 
     def frame_name(self, index: int) -> str:
         """What the files of a frame are called, without suffix."""
@@ -84,7 +91,7 @@ class VideoFile(FrameSource):
         self.max_frames = max_frames
         with self._open() as container:
             stream = container.streams.video[0]
-            own_fps = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+            own_fps = _own_rate(stream)
             if fps is None and own_fps > MAX_FPS:
                 raise UserError(
                     f"--input_path {path}: announces {float(own_fps):g} frames per second, as recordings of varying "
@@ -116,7 +123,7 @@ class VideoFile(FrameSource):
     @contextlib.contextmanager
     def _open(self) -> Iterator[av.container.InputContainer]:
         try:
-            container = av.open(str(self.path))
+            container = av.open(str(self.path.absolute()))  # a relative 12:30.mp4 would name a protocol
         except (av.FFmpegError, ValueError) as error:
             raise UserError(
                 f"--input_path {self.path}: cannot be read as a video, it is truncated or of an unknown kind "
@@ -134,7 +141,7 @@ class VideoFile(FrameSource):
         with self._open() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            frame_seconds = 1 / (stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+            frame_seconds = 1 / _own_rate(stream)
             end = Fraction(0)
             count = 0
             try:
@@ -179,7 +186,7 @@ class ImageFolder(FrameSource):
     def __init__(self, path: Path, fps: Fraction, max_frames: int | None) -> None:
         self.path = path
         self.fps = fps
-        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        files = [file for file in path.iterdir() if _is_image(file)]
         self.files = sorted(files, key=_natural_order)[:max_frames]
         if not self.files:
             raise UserError(f"--input_path {path}: no images in it; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
@@ -220,10 +227,12 @@ def resample(timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fra
         fps: slots per second; the first frame has the first slot.
     """
     slot = 0
+    is_single = True
     held = None
     origin = end = Fraction(0)
     for start, duration, frame in timed:
-        if held is None:
+        is_single = held is None
+        if is_single:
             origin = start
         target = _nearest(start - origin, fps)
         while held is not None and slot < target:
@@ -231,8 +240,9 @@ def resample(timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fra
             slot += 1
         held, end = frame, start + duration
     if held is not None:
-        for _ in range(max(1, _nearest(end - origin, fps) - slot)):
-            yield held
+        # A single frame is a picture, however long it says it lasts.
+        num_slots = 1 if is_single else max(1, _nearest(end - origin, fps) - slot)
+        yield from itertools.repeat(held, num_slots)
 
 
 def read_image(file: Path) -> Frame:
@@ -261,7 +271,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, fps: Fraction) -> None:
-        self.container = av.open(str(path), "w", options={"movflags": "faststart"})
+        self.container = av.open(str(path.absolute()), "w", options={"movflags": "faststart"})
         self.fps = fps
         self.stream: av.VideoStream | None = None
 
@@ -276,7 +286,7 @@ class VideoWriter:
         if self.stream is None:
             self.stream = self._add_stream(frame.shape[0], frame.shape[1])
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        self.container.mux(self.stream.encode(picture))
+        self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -289,6 +299,8 @@ class VideoWriter:
         # ultrafast: at equal quality a tenth more bytes than superfast, in half the time.
         stream = self.container.add_stream("libx264", rate=self.fps, options={"crf": "18", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.colorspace = BT709  # players guess BT.601 or BT.709 by size where nothing is said
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
         return stream
 
 
@@ -296,6 +308,17 @@ def _upright_rgb(frame: av.VideoFrame) -> Frame:
     picture = frame.to_ndarray(format="rgb24")
     # Phones store the picture as the sensor saw it and its angle (counter-clockwise, in degrees) beside it.
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+
+
+def _own_rate(stream: av.VideoStream) -> Fraction:
+    if stream.frames == 1:  # its guessed rate is a time base
+        return stream.average_rate or DEFAULT_FPS
+    return stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+
+
+def _is_image(file: Path) -> bool:
+    # macOS leaves a ._name.jpg of its own beside name.jpg on foreign disks.
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _nearest(seconds: Fraction, fps: Fraction) -> int:

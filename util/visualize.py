@@ -1,6 +1,7 @@
 """Pictures of results: masks over frames, one colour per prompt, with a legend."""
 
 import colorsys
+import contextlib
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ Colour = tuple[int, int, int]
 
 # Told apart on video and by most colour-blind eyes (after Okabe and Ito), the strongest first.
 FIRST_COLOURS: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (213, 94, 180), (0, 190, 130), (240, 228, 66))
+# Pillow looks for these in the system's font folders: the first covers Chinese, Japanese and Korean too.
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+LONGEST_TEXT = 200  # characters of a prompt in the legend
 GOLDEN_RATIO = 0.618034
 
 
@@ -53,9 +57,9 @@ class Legend:
     def __init__(self, prompts: list[str], colours: list[Colour], height: int, width: int) -> None:
         self.colours = colours
         size = max(8, round(min(height, width) / 24))
-        font = ImageFont.load_default(size)
+        font = _font(size)
         line = round(1.5 * size)
-        texts = [_shortened(prompt, font, width - 3 * line) for prompt in prompts]
+        texts = [_shortened(" ".join(prompt.split())[:LONGEST_TEXT], font, width - 3 * line) for prompt in prompts]
         panel_width = round(max(font.getlength(text) for text in texts)) + 2 * line
         panel = Image.new("RGB", (min(width, panel_width), min(height, line * len(texts) + size // 2)), (0, 0, 0))
         draw = ImageDraw.Draw(panel)
@@ -69,6 +73,14 @@ class Legend:
         """Lays the legend over [H, W, 3] in place, the frame dimmed beneath."""
         corner = frame[: self.panel.shape[0], : self.panel.shape[1]]
         corner[:] = np.maximum(corner // 3, self.panel)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of the system that knows more than Pillow's own, which has ASCII alone."""
+    for name in FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
