@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.clip import collate
 from datasets.referring import ReferringClips
+from datasets.sampling import dense_indices
 from models import mask_vae
 from util.errors import UserError
 from util.files import write_text_whole
 
 MANIFEST = "manifest.json"
+MASKS_AT_ONCE = 4  # through the encoder; bounds the memory at 480p
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,26 @@ class CachedLatents(Dataset[Item]):
 
     @torch.no_grad()
     def _encode(self, file: Path, items: list[int], vae: AutoencoderKLWan) -> None:
-        batch = collate([self.clips[item] for item in items])
-        mean, log_variance = mask_vae.encode_posterior(vae, batch.frames[:1].to(vae.device))
+        """Writes one file: the frames are read and encoded once, each set of targets once."""
+        expressions = [self.clips.items[item][0] for item in items]
+        start = self.clips.items[items[0]][1]
+        indices = dense_indices(start, self.clips.num_frames, len(expressions[0].frames))
+        frames, size = self.clips.read_frames(expressions[0], indices)
+        mean, log_variance = mask_vae.encode_posterior(vae, frames.transpose(0, 1)[None].to(vae.device))
+        distinct = {expression.object_ids: expression for expression in expressions}
+        masks = torch.stack([self.clips.read_masks(expression, indices, size) for expression in distinct.values()])
+        latents = [
+            mask_vae.encode_masks(vae, chunk.transpose(1, 2).to(vae.device)) for chunk in masks.split(MASKS_AT_ONCE)
+        ]
+        by_targets = dict(zip(distinct, torch.cat(latents), strict=True))
         tensors = {"mean": mean[0], "log_variance": log_variance[0]}
-        for (_, exp_id), mask in zip(batch.keys, batch.masks, strict=True):
-            tensors[f"mask/{exp_id}"] = mask_vae.encode_masks(vae, mask[None].to(vae.device))[0]
+        for expression in expressions:
+            tensors[f"mask/{expression.exp_id}"] = by_targets[expression.object_ids]
         partial = file.with_suffix(".partial")
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
+        save_file(
+            {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+            partial,
+        )
         partial.replace(file)
 
     def _file(self, video: str, start: int) -> Path:

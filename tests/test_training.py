@@ -161,6 +161,20 @@ def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, t
         CachedLatents(tmp_path / "foreign", clips, pipeline.vae, {"vae": "x"})
 
 
+def test_latents_of_any_memory_layout_are_cached(pipeline, toy_root, tmp_path, monkeypatch):
+    """Whether a channels-last VAE answers channels last depends on the number of threads."""
+    clips = ReferringClips(MeViS(toy_root, "train"), 9, pipeline.fitted_size)
+    plain = CachedLatents(tmp_path / "plain", clips, pipeline.vae, {"vae": "x"})[0]
+    encode = mask_vae.encode_posterior
+    monkeypatch.setattr(
+        mask_vae,
+        "encode_posterior",
+        lambda *inputs: tuple(t.contiguous(memory_format=torch.channels_last_3d) for t in encode(*inputs)),
+    )
+    turned = CachedLatents(tmp_path / "turned", clips, pipeline.vae, {"vae": "x"})[0]
+    assert all(torch.equal(a, b) for a, b in zip(plain[:3], turned[:3], strict=True))
+
+
 def test_captions_are_embedded_as_at_inference(pipeline):
     table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, [*CAPTIONS, "  the red  circle"], 32)
     with torch.no_grad():
