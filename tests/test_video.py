@@ -3,6 +3,7 @@
 import struct
 import zlib
 from fractions import Fraction
+from pathlib import Path
 from itertools import pairwise
 
 import av
