@@ -3,8 +3,8 @@
 import struct
 import zlib
 from fractions import Fraction
-from pathlib import Path
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
