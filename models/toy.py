@@ -63,8 +63,9 @@ def build_toy_wan(seed: int = 0) -> WanPipeline:
                 dim_mult=[1, 2, 4],
                 num_res_blocks=1,
                 temperal_downsample=[True, True],
-                latents_mean=[0.0] * LATENT_CHANNELS,
-                latents_std=[1.0] * LATENT_CHANNELS,
+                # Of random weights they say nothing, but 0 and 1 would hide a forgotten normalisation.
+                latents_mean=[0.05 * (channel - 8) for channel in range(LATENT_CHANNELS)],
+                latents_std=[0.8 + 0.05 * channel for channel in range(LATENT_CHANNELS)],
                 scale_factor_spatial=4,
                 scale_factor_temporal=4,
             ),

@@ -76,7 +76,7 @@ def test_a_stray_word_is_refused(refusal):
     assert "stray" in refusal("stray")
 
 
-@pytest.mark.parametrize("spelling", ["--use_dvi", "--use_dvi=1"])
+@pytest.mark.parametrize("spelling", ["--use_dvi", "--use_dvi=1", "--no-use_dvi"])
 def test_a_removed_flag_says_what_replaces_it(refusal, spelling):
     assert "--use_dvi is gone: it is read off the weights" in refusal(spelling)
 

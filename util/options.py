@@ -88,8 +88,9 @@ class OptionParser(argparse.ArgumentParser):
 
     def _refuse(self, argument: str) -> None:
         flag = argument.partition("=")[0]
-        if flag in self.removed:
-            self.error(f"{flag} is gone: {self.removed[flag]}")
+        removed = flag.replace("--no-", "--", 1)
+        if removed in self.removed:
+            self.error(f"{removed} is gone: {self.removed[removed]}")
         self.error(f"unrecognized argument: {argument}{did_you_mean(flag, self._option_string_actions)}")
 
     def _take_defaults_from(self, path: Path) -> None:
