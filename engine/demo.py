@@ -21,7 +21,8 @@ from util.checkpoint import read_json, sha256_of
 from util.errors import UserError
 from util.files import move_over, staged_folder
 from util.frames import Frame, resize_frame
-from util.masks import MaskWriter
+from util.masks import write_mask
+from util.parallel import ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
@@ -116,21 +117,29 @@ def _write_results(
 ) -> list[list[int]]:
     """Writes masks, video and overlays at source size; returns the mask area in pixels, per prompt and frame."""
     num_prompts, num_frames = logits.shape[:2]
-    areas: list[list[int]] = [[] for _ in range(num_prompts)]
-    if save_overlays:
-        (folder / "overlay").mkdir()
-    with MaskWriter(folder / "masks", num_prompts) as writer, VideoWriter(folder / "result.mp4", source.fps) as video:
-        for index, frame in enumerate(tqdm(source, desc="write results", total=num_frames, unit="frame")):
-            masks = logits_to_masks(resize_logits(logits[:, index], size), threshold)
-            writer.write(source.frame_name(index), masks)
-            overlay = draw_masks(frame, masks, legend.colours)
-            legend.draw(overlay)
+    mask_folders = [folder / "masks" / str(prompt) for prompt in range(num_prompts)]
+    for made in [*mask_folders, *([folder / "overlay"] if save_overlays else [])]:
+        made.mkdir(parents=True)
+
+    def finish(numbered: tuple[int, Frame]) -> tuple[Frame, list[int]]:
+        """One frame to its overlay and mask areas; writes its masks, and its overlay if wanted."""
+        index, frame = numbered
+        masks = logits_to_masks(resize_logits(logits[:, index], size), threshold)
+        for mask_folder, mask in zip(mask_folders, masks, strict=True):
+            write_mask(mask_folder / f"{source.frame_name(index)}.png", mask)
+        overlay = draw_masks(frame, masks, legend.colours)
+        legend.draw(overlay)
+        if save_overlays:
+            Image.fromarray(overlay).save(folder / "overlay" / f"{source.frame_name(index)}.jpg", quality=95)
+        return overlay, [int(np.count_nonzero(mask)) for mask in masks]
+
+    areas: list[list[int]] = []
+    with VideoWriter(folder / "result.mp4", source.fps) as video:
+        finished = ordered_map(finish, enumerate(source))
+        for overlay, frame_areas in tqdm(finished, desc="write results", total=num_frames, unit="frame"):
             video.write(overlay)
-            if save_overlays:
-                Image.fromarray(overlay).save(folder / "overlay" / f"{source.frame_name(index)}.jpg", quality=95)
-            for prompt_areas, mask in zip(areas, masks, strict=True):
-                prompt_areas.append(int(np.count_nonzero(mask)))
-    return areas
+            areas.append(frame_areas)
+    return [list(prompt_areas) for prompt_areas in zip(*areas, strict=True)]
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -160,11 +169,18 @@ def _read_fitted(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """All frames at the model's size, [T, h, w, 3], and the source size (H, W)."""
     pipeline.check_length(source.num_frames or 1)
+
+    def fit(frame: Frame) -> tuple[Frame, tuple[int, int]]:
+        size = (frame.shape[0], frame.shape[1])
+        return resize_frame(frame, *pipeline.fitted_size(*size, options.box_height, options.box_width)), size
+
     fitted: list[Frame] = []
-    for frame in tqdm(source, desc="read frames", total=source.num_frames, unit="frame"):
-        source_size = (frame.shape[0], frame.shape[1])
-        fitted.append(resize_frame(frame, *pipeline.fitted_size(*source_size, options.box_height, options.box_width)))
+    sizes: set[tuple[int, int]] = set()
+    for frame, size in tqdm(ordered_map(fit, source), desc="read frames", total=source.num_frames, unit="frame"):
+        fitted.append(frame)
+        sizes.add(size)
         pipeline.check_length(len(fitted))
+    (source_size,) = sizes  # a FrameSource gives frames of one size
     return np.stack(fitted), source_size
 
 

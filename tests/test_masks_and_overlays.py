@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.masks import MaskWriter, write_mask
+from util.masks import write_mask
 from util.visualize import Legend, colours_for, draw_masks
 
 
@@ -35,51 +35,6 @@ def test_a_turned_mask_is_written_as_it_looks(tmp_path, rng):
 def test_a_mask_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_mask(tmp_path / "absent" / "mask.png", np.zeros((4, 4), bool))
-
-
-def test_the_writer_files_each_mask_under_its_prompt_and_frame(tmp_path, rng):
-    masks = rng.random((2, 3, 8, 10)) > 0.5  # [P, T, H, W]
-    with MaskWriter(tmp_path / "masks", num_prompts=2) as writer:
-        for index, name in enumerate(["a", "b", "c"]):
-            writer.write(name, masks[:, index])
-    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
-    assert written == [f"masks/{prompt}/{name}.png" for prompt in (0, 1) for name in "abc"]
-    for prompt in (0, 1):
-        for index, name in enumerate("abc"):
-            picture = np.asarray(Image.open(tmp_path / "masks" / str(prompt) / f"{name}.png"))
-            np.testing.assert_array_equal(picture > 0, masks[prompt, index])
-
-
-def test_the_error_of_a_failed_write_surfaces_at_the_end(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        with MaskWriter(tmp_path / "masks", num_prompts=1) as writer:
-            writer.write("no/such/folder", np.zeros((1, 4, 4), bool))
-
-
-def test_the_error_of_a_failed_write_surfaces_during_a_long_run(tmp_path):
-    def write_many():
-        with MaskWriter(tmp_path / "masks", num_prompts=1) as writer:
-            for index in range(10 * MaskWriter.MAX_PENDING):
-                writer.write(f"no/such/{index}", np.zeros((1, 4, 4), bool))
-            pytest.fail("the writer took every frame")
-
-    with pytest.raises(FileNotFoundError):
-        write_many()
-
-
-def test_an_error_of_the_caller_is_not_hidden_by_one_of_a_write(tmp_path):
-    with pytest.raises(RuntimeError, match="of the caller"):
-        with MaskWriter(tmp_path / "masks", num_prompts=1) as writer:
-            writer.write("no/such/folder", np.zeros((1, 4, 4), bool))
-            raise RuntimeError("of the caller")
-
-
-def test_the_queue_of_the_writer_is_bounded(tmp_path):
-    with MaskWriter(tmp_path / "masks", num_prompts=2) as writer:
-        for index in range(3 * MaskWriter.MAX_PENDING):
-            writer.write(str(index), np.zeros((2, 2, 2), bool))
-            assert len(writer.pending) <= 2 * MaskWriter.MAX_PENDING
-    assert len(list(tmp_path.rglob("*.png"))) == 2 * 3 * MaskWriter.MAX_PENDING
 
 
 # Colours and overlays

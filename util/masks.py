@@ -1,9 +1,6 @@
 """Masks as files."""
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -37,39 +34,3 @@ def decode_rle(rle: dict[str, Any] | None, size: tuple[int, int]) -> NDArray[np.
     if rle is None:
         return np.zeros(size, bool)
     return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
-
-
-class MaskWriter:
-    """Writes ``<folder>/<k>/<frame>.png`` on threads beside its caller.
-
-    Args:
-        folder: made here, with one folder per prompt in it.
-        num_prompts: P, how many masks each frame has.
-    """
-
-    MAX_PENDING = 16  # frames; bounds the memory when the disk is slower than the model
-
-    def __init__(self, folder: Path, num_prompts: int) -> None:
-        self.folders = [folder / str(index) for index in range(num_prompts)]
-        for prompt_folder in self.folders:
-            prompt_folder.mkdir(parents=True)
-        self.pool = ThreadPoolExecutor()
-        self.pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> "MaskWriter":
-        return self
-
-    def write(self, frame_name: str, masks: NDArray[np.bool_]) -> None:
-        """Queues [P, H, W] masks, which must not change afterwards; raises what an earlier write ran into."""
-        for folder, mask in zip(self.folders, masks, strict=True):
-            self.pending.append(self.pool.submit(write_mask, folder / f"{frame_name}.png", mask))
-        while len(self.pending) > self.MAX_PENDING * len(self.folders):
-            self.pending.popleft().result()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.pool.shutdown(cancel_futures=error is not None)
-        if error is None:
-            for write in self.pending:
-                write.result()
