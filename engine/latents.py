@@ -20,6 +20,7 @@ from tqdm import tqdm
 from datasets.referring import ReferringClips
 from datasets.sampling import dense_indices
 from models import mask_vae
+from util.checkpoint import read_json
 from util.errors import UserError
 from util.files import write_text_whole
 
@@ -103,7 +104,7 @@ class CachedLatents(Dataset[Item]):
     def _check_identity(self, identity: dict[str, str]) -> None:
         manifest = self.folder / MANIFEST
         if manifest.is_file():
-            if json.loads(manifest.read_text(encoding="utf-8")) != identity:
+            if read_json(manifest) != identity:
                 raise UserError(
                     f"--latent_cache {self.folder}: made with another VAE, data or clip length; give another folder"
                 )

@@ -24,10 +24,10 @@ from engine.steps import FlowTask, MaskVAETask, Task
 from engine.trainer import Trainer, TrainerOptions, find_checkpoint
 from models.dit import has_injection, with_injection
 from models.flowrvs import FlowRVS
-from models.mask_vae import with_mask_head
+from models.mask_vae import check_num_frames, with_mask_head
 from models.text import CaptionTable
 from models.weights import LoadedFlowRVS, load_flowrvs
-from util.checkpoint import sha256_of
+from util.checkpoint import read_json, sha256_of
 from util.device import select_device
 from util.errors import UserError
 from util.files import write_text_whole
@@ -46,8 +46,7 @@ def train(options: argparse.Namespace) -> None:
         raise UserError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: main.py trains in one process so far; start it without torchrun"
         )
-    if (options.num_frames - 1) % 4:
-        raise UserError(f"--num_frames must be 4n+1 for the Wan VAE, got {options.num_frames}")
+    check_num_frames(options.num_frames)
     device = select_device(options.device)
     run_dir = Path(options.output_dir)
     checkpoint = find_checkpoint(options.resume, run_dir) if options.resume else None
@@ -141,7 +140,7 @@ class _Validator:
         self.best = -math.inf
         best_file = run_dir / "best" / "metrics.json"
         if best_file.is_file():
-            self.best = json.loads(best_file.read_text(encoding="utf-8"))["J&F"]
+            self.best = read_json(best_file)["J&F"]
 
     def run(self, step: int) -> None:
         """Called while the network holds its averaged weights."""

@@ -83,11 +83,11 @@ def check_num_frames(num_frames: int) -> None:
     """Refuses a number of frames that the VAE would cut silently.
 
     Raises:
-        ValueError: unless ``num_frames`` is 4n + 1.
+        UserError: unless ``num_frames`` is 4n + 1.
     """
     if num_frames < 1 or (num_frames - 1) % FRAMES_PER_CHUNK:
         below = max(1, num_frames - (num_frames - 1) % FRAMES_PER_CHUNK)
-        raise ValueError(
+        raise UserError(
             f"num_frames must be 4n+1 for the Wan VAE, got {num_frames}; use {below} or {below + FRAMES_PER_CHUNK}"
         )
 

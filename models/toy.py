@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from models.toy_vae import read_split, train_vae
+from util.checkpoint import read_json
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder
 from util.options import OptionParser, int_in
@@ -102,7 +103,7 @@ def write_toy_wan(out: Path, seed: int = 0, train_on: Path | None = None, vae_st
             train_vae(wan.vae, *read_split(train_on / "train"), num_steps=vae_steps, seed=seed)
         wan.save_pretrained(staging)
         index_file = staging / "model_index.json"
-        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index = read_json(index_file)
         index_file.write_text(json.dumps(index | FLOWRVS_ENTRIES, indent=2) + "\n", encoding="utf-8")
         staging.replace(out)
 

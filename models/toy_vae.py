@@ -1,6 +1,5 @@
 """Teaches the toy VAE to reconstruct toy videos and masks, as Wan's has learnt from real ones."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from models.mask_vae import decode_unclamped, use_channels_last
+from util.checkpoint import read_json
 from util.errors import UserError
 from util.masks import decode_rle
 from util.video import read_image
@@ -34,7 +34,7 @@ def read_split(split: Path, num_videos: int | None = None) -> tuple[NDArray[np.u
         raise UserError(
             f"--train_on {split.parent}: no train/mask_dict.json in it; make it with python -m datasets.toy"
         )
-    meta = json.loads((split / "meta_expressions.json").read_text(encoding="utf-8"))["videos"]
+    meta = read_json(split / "meta_expressions.json")["videos"]
     names = sorted(meta)[:num_videos]
     frames = np.stack(
         [
@@ -43,7 +43,7 @@ def read_split(split: Path, num_videos: int | None = None) -> tuple[NDArray[np.u
         ]
     )
     size = frames.shape[2:4]
-    objects = json.loads((split / "mask_dict.json").read_text(encoding="utf-8")).values()
+    objects = read_json(split / "mask_dict.json").values()
     masks = np.stack([np.stack([decode_rle(rle, size) for rle in rles]) for rles in objects])
     return frames, masks
 
