@@ -7,16 +7,14 @@ Writes <output_dir>/<name>/masks/<k>/<frame>.png, <output_dir>/<name>/result.jso
 """
 
 import argparse
-import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from engine.demo import hashing, segment_video, staged_result, write_record
 from engine.segment import SegmentOptions
 from models.text import clean_captions
-from models.toy import write_toy_wan
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
@@ -25,6 +23,7 @@ from util.options import OptionParser, float_in, int_in
 from util.video import open_frames
 
 PROGRAM = "inference_demo.py"
+TOY = Path(__file__).parent / "assets" / "toy"
 REMOVED_FLAGS = {"--use_dvi": "direct video injection is read off the weights; leave the flag out"}
 
 
@@ -44,7 +43,7 @@ def build_parser() -> OptionParser:
         "--seed",
         type=int_in(0, MAX_SEED),
         default=0,
-        help="of the random toy weights; segmentation itself draws nothing",
+        help="of random draws; a flow from the video draws none",
     )
     add_weight_flags(parser)
     add_device_flags(parser)
@@ -65,8 +64,10 @@ def run(options: argparse.Namespace) -> None:
     clean_captions(options.text_prompts)
     source = open_frames(options.input_path, options.fps, options.max_frames)
     output_dir = Path(options.output_dir)
-    with staged_result(output_dir, source) as folder, _wan_path_or_toy(options) as wan_path:
-        loaded = load_flowrvs(wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype)
+    wan_path, vae_ckpt = _weights_or_toy(options)
+    torch.manual_seed(options.seed)
+    with staged_result(output_dir, source) as folder:
+        loaded = load_flowrvs(wan_path, options.dit_ckpt, vae_ckpt, options.weights, dtype)
         loaded.pipeline.to(device)
         how = SegmentOptions.from_flags(options)
         with hashing(loaded.files) as weight_hashes:
@@ -78,22 +79,18 @@ def run(options: argparse.Namespace) -> None:
     print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
 
 
-@contextlib.contextmanager
-def _wan_path_or_toy(options: argparse.Namespace) -> Iterator[str | None]:
-    """``--wan_path``; where neither it nor a checkpoint was given or found, a toy folder with a warning."""
+def _weights_or_toy(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """``--wan_path`` and ``--vae_ckpt``; where no weights were given or found, the toy's, with a warning."""
     given = options.wan_path or options.dit_ckpt or options.vae_ckpt
     if given or Path(DEFAULT_WAN_PATH).exists():
-        yield options.wan_path
-        return
+        return options.wan_path, options.vae_ckpt
     print(
-        f"WARNING: no weights: there is no folder {DEFAULT_WAN_PATH} here and no --wan_path was given. A toy model "
-        "with random weights runs instead: its masks mean nothing. README.md says where to download weights.",
+        f"WARNING: no weights: there is no folder {DEFAULT_WAN_PATH} here and no --wan_path was given. The toy model "
+        "of assets/toy runs instead: it knows the shapes of its toy world, its masks of anything else mean nothing. "
+        "README.md says where to download weights.",
         file=sys.stderr,
     )
-    with tempfile.TemporaryDirectory(prefix="toy-wan-") as parent:
-        toy = Path(parent) / "toy"
-        write_toy_wan(toy, options.seed)
-        yield str(toy)
+    return str(TOY / "flowrvs"), str(TOY / "mask_vae")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ def build_parser() -> OptionParser:
     parser.add_argument("--split", choices=SPLITS, default="valid_u", help="valid has no public masks")
     parser.add_argument("--output_dir", default="output/mevis", metavar="DIR", help="where masks and metrics go")
     parser.add_argument(
-        "--seed", type=int_in(0, MAX_SEED), default=0, help="of the torch generator; segmentation draws nothing"
+        "--seed",
+        type=int_in(0, MAX_SEED),
+        default=0,
+        help="of random draws; a flow from the video draws none",
     )
     add_weight_flags(parser)
     add_device_flags(parser)

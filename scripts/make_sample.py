@@ -1,0 +1,43 @@
+"""Makes the sample clip from the toy world, and the README's picture from what the demo draws on it.
+
+PYTHONPATH=. python scripts/make_sample.py
+"""
+
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import inference_demo
+from datasets.toy import Video, make_video
+from util.video import VideoWriter
+
+ASSETS = Path(__file__).parents[1] / "assets"
+CLIP = ASSETS / "toy" / "sample.mp4"
+SEED, SIZE, FPS = (99, 6), 256, Fraction(4)  # nine frames, as the toy learned
+PROMPTS = ("the square that stays still", "the object moving up", "the blue square")
+SHOWN_FRAMES = (0, 2, 4, 6, 8)
+
+
+def sample_video() -> Video:
+    """The clip's frames, its objects' true masks, and sentences about them."""
+    return make_video(np.random.default_rng(SEED), SIZE)
+
+
+def main() -> None:
+    video = sample_video()
+    with VideoWriter(CLIP, FPS) as writer:
+        for frame in video.frames:
+            writer.write(frame)
+    print(f"{CLIP}: {[sentence.caption for sentence in video.sentences]}")
+    with tempfile.TemporaryDirectory() as output_dir:
+        arguments = ["--input_path", str(CLIP), "--output_dir", output_dir, "--save_fig", "--text_prompts", *PROMPTS]
+        inference_demo.main(arguments)
+        overlays = [cv2.imread(f"{output_dir}/sample/overlay/{index:05d}.jpg") for index in SHOWN_FRAMES]
+    cv2.imwrite(str(ASSETS / "overlay.png"), np.concatenate(overlays, axis=1))
+
+
+if __name__ == "__main__":
+    main()
