@@ -13,7 +13,7 @@ from datasets.expression import Expression
 from datasets.mevis import MeViS
 from datasets.sampling import dense_indices
 from util.frames import resize_frame
-from util.video import read_image
+from util.images import read_image
 
 
 class ReferringClips(Dataset[Clip]):

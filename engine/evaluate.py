@@ -19,9 +19,9 @@ from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from util.files import write_text_whole
 from util.frames import resize_frame
+from util.images import read_image
 from util.masks import write_mask
 from util.metrics import Score, score
-from util.video import read_image
 
 Unit = tuple[str, str, Score]  # video id, expression id, score
 

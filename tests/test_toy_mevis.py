@@ -10,7 +10,7 @@ from datasets.mevis import MeViS
 from datasets.toy import COLOURS, MOTION_CLAUSES, PLURALS, SHAPES, make_video, write_toy_mevis
 from models.toy import WORDS, build_toy_wan
 from util.errors import UserError
-from util.video import read_image
+from util.images import read_image
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from types import TracebackType
 
 import av
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from util.errors import MissingFileError, UserError
 from util.frames import Frame
+from util.images import IMAGE_SUFFIXES, read_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 BT709 = 1  # in FFmpeg's numbering of colour spaces, primaries and transfer curves
 TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg draws any text file as a video
 MAX_FPS = 240  # faster clocks are time bases, not rates
@@ -243,23 +241,6 @@ def resample(timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fra
         # A single frame is a picture, however long it says it lasts.
         num_slots = 1 if is_single else max(1, _nearest(end - origin, fps) - slot)
         yield from itertools.repeat(held, num_slots)
-
-
-def read_image(file: Path) -> Frame:
-    """[H, W, 3] uint8 RGB of an image, upright; grey becomes three channels, transparency is dropped.
-
-    Raises:
-        UserError: if the file is no image or damaged.
-    """
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey: Pillow would clip them, not scale
-                wide: NDArray[np.int64] = np.asarray(upright, dtype=np.int64)
-                return np.repeat((wide >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-            return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # a broken PNG is a SyntaxError
-        raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
 
 
 class VideoWriter:

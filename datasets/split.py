@@ -1,0 +1,153 @@
+"""What the reader of a dataset answers: which expressions there are, and their frames and masks. Free of torch."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from util.errors import MissingFileError, UserError
+from util.frames import Frame
+from util.images import image_size, read_image
+
+
+class Split(ABC):
+    """One split of a dataset.
+
+    Attributes:
+        expressions: in the order of the annotation file; keys (video id, expression id) are unique.
+        has_masks: whether this split's targets are public.
+    """
+
+    expressions: list[Expression]
+    has_masks: bool
+
+    @abstractmethod
+    def frame_file(self, expression: Expression, index: int) -> Path:
+        """Where the picture at position ``index`` of ``expression.frames`` lies."""
+
+    @abstractmethod
+    def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The union of the targets at some frames, [len(indices), H, W].
+
+        Args:
+            indices: positions in ``expression.frames``.
+            size: (H, W) in pixels of the frames.
+
+        Raises:
+            UserError: if the masks are missing, damaged or of another size.
+        """
+
+    def source_size(self, expression: Expression) -> tuple[int, int]:
+        """(H, W) in pixels of the frames.
+
+        Raises:
+            UserError: if the first frame is missing or no image.
+        """
+        return image_size(self.frame_file(expression, 0))
+
+    def read_frames(
+        self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
+    ) -> list[Frame]:
+        """The frames at some positions, each [H, W, 3] uint8 RGB, of one size.
+
+        Args:
+            at_least: (height, width) in pixels: files may be decoded at a reduced scale that is not below it.
+
+        Raises:
+            UserError: if one is missing, damaged or of another size than the first.
+        """
+        read: dict[int, Frame] = {}
+        for index in indices:  # the last frame of a short video comes several times
+            if index not in read:
+                read[index] = read_image(self.frame_file(expression, index), at_least)
+        first = read[indices[0]]
+        for index, frame in read.items():
+            if frame.shape != first.shape:
+                raise UserError(
+                    f"{self.frame_file(expression, index)}: frames of a video must share one size, got "
+                    f"{frame.shape[1]} x {frame.shape[0]} after {first.shape[1]} x {first.shape[0]}; replace the file"
+                )
+        return [read[index] for index in indices]
+
+
+# -- reading annotation files ------------------------------------------------------------------------------------
+
+
+def read_annotations(file: Path, flag: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        flag: the option that led here, with its value, for the message: ``--mevis_path DIR``.
+
+    Raises:
+        UserError: if it is missing, no JSON, or an object in it names a key twice.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except (json.JSONDecodeError, UnicodeDecodeError, DuplicateKeyError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON ({error}); download the file again") from None
+
+
+def entry(record: Any, key: str, kind: type | tuple[type, ...], source: Path | str) -> Any:
+    """``record[key]``, checked.
+
+    Raises:
+        UserError: if ``record`` is no object, lacks the key, or holds something that is no ``kind`` there.
+    """
+    if not isinstance(record, dict) or key not in record:
+        raise UserError(f"{source}: an entry lacks the key '{key}'; download the file again")
+    value = record[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise UserError(
+            f"{source}: '{key}' must be {' or '.join(JSON_NAMES[one] for one in kinds)}, got {str(value)[:60]!r}; "
+            "download the file again"
+        )
+    return value
+
+
+def texts(record: Any, key: str, source: Path | str) -> list[str]:
+    """``record[key]``, a list of strings.
+
+    Raises:
+        UserError: if it is none.
+    """
+    values = entry(record, key, list, source)
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{source}: '{key}' must list texts, got {str(values)[:60]!r}; download the file again")
+    return values
+
+
+def frame_names(record: Any, source: Path | str) -> list[str]:
+    """``record["frames"]``: at least one name, none twice, in the file's own order.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    names = texts(record, "frames", source)
+    if not names:
+        raise UserError(f"{source}: 'frames' must list at least one frame; download the file again")
+    if len(set(names)) != len(names):
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{source}: 'frames' lists {doubled} twice; download the file again")
+    return names
+
+
+JSON_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+
+
+class DuplicateKeyError(ValueError):
+    """A JSON object names a key twice."""
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise DuplicateKeyError("an object names a key twice")
+    return record

@@ -1,0 +1,96 @@
+"""Image files: their size, their pixels as 8-bit RGB. Free of torch."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from util.errors import UserError
+from util.frames import Frame
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JPEG_REDUCTIONS = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # of EXIF: height and width swap
+ORIENTATION_TAG = 0x0112
+
+
+def read_image(file: Path, at_least: tuple[int, int] | None = None) -> Frame:
+    """[H, W, 3] uint8 RGB of an image, upright; grey becomes three channels, transparency is dropped.
+
+    Args:
+        at_least: (height, width) in pixels: a JPEG may come at 1/2, 1/4 or 1/8 of its size, decoded much sooner, where
+            that is not below it.
+
+    Raises:
+        UserError: if the file is no image or damaged.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
+    # OpenCV is the faster decoder but fills a cut JPEG with grey: one without its end goes to Pillow, which complains.
+    if data[:3] == JPEG_START and JPEG_END in data[-64:]:
+        flag = cv2.IMREAD_COLOR
+        if at_least is not None:
+            flag = _reduction(image_size(file), at_least)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        if picture is not None:
+            return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return _read_with_pillow(file)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """(height, width) in pixels of an upright image, from its header.
+
+    Raises:
+        UserError: if the file is no image.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(ORIENTATION_TAG) in TRANSPOSING_ORIENTATIONS
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
+    return (width, height) if is_turned else (height, width)
+
+
+def read_palette(file: Path) -> NDArray[np.uint8]:
+    """[H, W] indices of a palette or grey image: which object each pixel shows, 0 none.
+
+    Raises:
+        UserError: if the file is no such image or damaged.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise UserError(f"{file}: must be a palette or grey image of object numbers, got mode {image.mode}")
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
+
+
+def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
+    """The strongest reduction of a JPEG of ``size`` that stays at or above ``at_least``."""
+    for factor, flag in JPEG_REDUCTIONS.items():
+        if size[0] // factor >= at_least[0] and size[1] // factor >= at_least[1]:
+            return flag
+    return cv2.IMREAD_COLOR
+
+
+def _read_with_pillow(file: Path) -> Frame:
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey: Pillow would clip them, not scale
+                wide: NDArray[np.int64] = np.asarray(upright, dtype=np.int64)
+                return np.repeat((wide >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+            return np.asarray(upright.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # a broken PNG is a SyntaxError
+        raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
