@@ -1,15 +1,19 @@
-"""Train FlowRVS on MeViS.
+"""Train FlowRVS.
 
     python main.py --config configs/mevis.yaml --wan_path Wan2.1-T2V-1.3B-Diffusers --output_dir runs/mevis
-    python main.py --config configs/toy.yaml --mevis_path runs/toy-mevis --output_dir runs/toy
+    python main.py --config configs/toy.yaml --output_dir runs/toy
 
 --task flow trains the velocity field, --task mask_vae tunes the decoder to one mask channel.
 """
 
+import argparse
+
+from datasets.registry import NAMES
+from datasets.sampling import SAMPLINGS
 from engine.train import train
 from util.device import device_name
-from util.errors import exit_on_user_error
-from util.flags import MAX_SEED, add_weight_flags
+from util.errors import did_you_mean, exit_on_user_error
+from util.flags import MAX_BOX, MAX_SEED, MIN_BOX, add_dataset_flags, add_weight_flags
 from util.options import OptionParser, float_in, int_in
 
 PROGRAM = "main.py"
@@ -18,11 +22,24 @@ REMOVED_FLAGS = {
     "--start_epoch": "--resume knows where it stopped",
     "--ngpu": "start with torchrun",
     "--save_period": "use --save_steps",
+    "--max_size": "use --reso_w",
+    "--max_skip": "--sampling sparse has the original's distances",
+    "--combined_dataset": "use --mixture",
 }
 
 
+def weighted_name(text: str) -> tuple[str, float]:
+    """``mevis=0.5`` to its parts; the weight is 1 where it is left out."""
+    name, _, weight = text.partition("=")
+    if name not in NAMES:
+        raise argparse.ArgumentTypeError(
+            f"must name one of {', '.join(NAMES)}, got '{name}'{did_you_mean(name, NAMES)}"
+        )
+    return name, float_in(0, 100, exclusive=True)(weight or "1")
+
+
 def build_parser() -> OptionParser:
-    parser = OptionParser(prog=PROGRAM, description="Train FlowRVS on MeViS.", removed=REMOVED_FLAGS)
+    parser = OptionParser(prog=PROGRAM, description="Train FlowRVS.", removed=REMOVED_FLAGS)
     parser.add_argument("--task", choices=("flow", "mask_vae"), default="flow", help="what to train")
     parser.add_argument("--output_dir", default="runs/flowrvs", metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", metavar="RUN", help="auto (this run's latest checkpoint), a run or a checkpoint")
@@ -36,12 +53,29 @@ def build_parser() -> OptionParser:
 
 
 def _add_data_flags(parser: OptionParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument("--mevis_path", default="datasets/MeViS", metavar="DIR", help="holds train and valid_u")
+    add_dataset_flags(parser)
+    group = parser.add_argument_group("clips")
+    group.add_argument("--dataset_file", choices=NAMES, default="mevis", help="what to train on")
+    group.add_argument(
+        "--mixture", nargs="+", type=weighted_name, metavar="NAME=WEIGHT",
+        help="several datasets instead, each with how often an epoch visits its items: mevis=1 ytvos=0.5",
+    )  # fmt: skip
     group.add_argument("--num_frames", type=int_in(1), default=17, help="frames per clip, 4n+1")
-    group.add_argument("--batch_size", type=int_in(1), default=1, help="clips per step, of one size")
+    group.add_argument("--reso_h", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="short side of clips")
+    group.add_argument("--reso_w", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="longest side of clips")
+    group.add_argument("--sampling", choices=SAMPLINGS, default="sparse", help="how frames are chosen")
+    parser.add_flag("--augm_resize", default=True, help="crop every second clip")
+    group.add_argument("--flip_prob", type=float_in(0, 1), default=0.5, help="mirror clips, left and right swapped")
+    group.add_argument("--jitter", type=float_in(0, 1), default=0.0, help="of brightness, contrast and saturation")
+    group.add_argument(
+        "--no_target_prob", type=float_in(0, 1), default=1.0, help="keep sentences that mean nothing in their video"
+    )
+    group.add_argument("--batch_size", type=int_in(1), default=1, help="clips per step")
     group.add_argument("--num_workers", type=int_in(0), default=4, help="processes that read clips")
-    group.add_argument("--latent_cache", metavar="DIR", help="keep latents of clips here instead of encoding each time")
+    group.add_argument(
+        "--latent_cache", metavar="DIR",
+        help="keep latents here instead of encoding each time; needs --sampling dense --no-augm_resize --flip_prob 0",
+    )  # fmt: skip
 
 
 def _add_method_flags(parser: OptionParser) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
 from datasets.mevis import MeViS
-from datasets.referring import ReferringClips
+from datasets.transforms import Geometry
 from engine.evaluate import Unit, summarise
 from models import mask_vae
+from models.flowrvs import FlowRVS
 from models.weights import load_flowrvs
 from util.errors import exit_on_user_error
 from util.flags import add_weight_flags
@@ -38,11 +38,11 @@ def all_objects(split: MeViS) -> dict[str, list[Masks]]:
 
 
 @torch.no_grad()
-def decoded_truth(clips: ReferringClips, expression: Expression, truth: Masks, vae: torch.nn.Module) -> Masks:
+def decoded_truth(pipeline: FlowRVS, truth: Masks) -> Masks:
     """The true mask through encoder and decoder, at the size of the files."""
-    indices = list(range(len(expression.frames)))
-    size = (truth.shape[1], truth.shape[2])
-    masks = clips.read_masks(expression, indices, size).transpose(0, 1)[None]
+    size, vae = (truth.shape[1], truth.shape[2]), pipeline.vae
+    fitted = Geometry(0, 0, *size, pipeline.fitted_size(*size), is_mirrored=False).move_masks(truth, size)
+    masks = torch.from_numpy(fitted).float()[None, None]
     logits = mask_vae.decode_logits(vae, mask_vae.encode_masks(vae, masks))[0, 0]
     return mask_vae.logits_to_masks(mask_vae.resize_logits(logits, size))
 
@@ -55,7 +55,6 @@ def main() -> None:
     with exit_on_user_error(parser.prog):
         split = MeViS(Path(options.mevis_path), "valid_u")
         pipeline = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights).pipeline
-        clips = ReferringClips(split, len(split.expressions[0].frames), pipeline.fitted_size)
         objects = all_objects(split)
         rng = np.random.default_rng(0)
         units: dict[str, list[Unit]] = {}
@@ -67,7 +66,7 @@ def main() -> None:
                 "empty masks": np.zeros_like(truth),
                 "a random object": things[rng.integers(len(things))],
                 "all objects": np.any(things, axis=0),
-                "the truth, decoded": decoded_truth(clips, expression, truth, pipeline.vae),
+                "the truth, decoded": decoded_truth(pipeline, truth),
             }
             for name, guess in guesses.items():
                 units.setdefault(name, []).append((*expression.key, score(guess, truth)))

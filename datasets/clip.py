@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from util.errors import UserError
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -15,11 +13,13 @@ class Clip:
     Attributes:
         frames: [T, 3, H, W] in [-1, 1].
         masks: [T, 1, H, W] in {0, 1}.
-        caption: the sentence.
+        caption: the sentence, as true of the frames.
         key: (video id, expression id).
         frame_indices: position of each frame in its video; the last one repeats where the video is short.
-        num_real_frames: how many are not repeats.
+        num_real_frames: how many are not repeats; they come first.
         source_size: (H, W) in pixels of the file.
+        seed: of the draws that training makes for this sample: timestep, posterior noise.
+        was_recentred: the drawn crop had lost the object and was moved back onto it.
     """
 
     frames: Tensor
@@ -29,30 +29,43 @@ class Clip:
     frame_indices: tuple[int, ...]
     num_real_frames: int
     source_size: tuple[int, int]
+    seed: int
+    was_recentred: bool = False
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """B clips of one size: frames [B, 3, T, H, W] in [-1, 1], masks [B, 1, T, H, W] in {0, 1}."""
+    """B clips of one size.
+
+    Attributes:
+        frames: [B, 3, T, H, W] in [-1, 1].
+        masks: [B, 1, T, H, W] in {0, 1}.
+        captions, keys, seeds, num_real_frames: of each clip.
+        num_recentred: how many crops had lost their object.
+    """
 
     frames: Tensor
     masks: Tensor
     captions: list[str]
     keys: list[tuple[str, str]]
+    seeds: list[int]
+    num_real_frames: list[int]
+    num_recentred: int = 0
 
 
 def collate(clips: list[Clip]) -> ClipBatch:
-    """Stacks clips; the only place where time and channels swap.
-
-    Raises:
-        UserError: if the clips differ in size.
-    """
-    sizes = {tuple(clip.frames.shape) for clip in clips}
-    if len(sizes) > 1:
-        raise UserError(f"--batch_size {len(clips)}: clips of different sizes {sorted(sizes)} do not stack; use 1")
+    """Stacks clips of one size; the only place where time and channels swap."""
     return ClipBatch(
-        torch.stack([clip.frames for clip in clips]).transpose(1, 2).contiguous(),
-        torch.stack([clip.masks for clip in clips]).transpose(1, 2).contiguous(),
+        _stack([clip.frames.transpose(0, 1) for clip in clips]),
+        _stack([clip.masks.transpose(0, 1) for clip in clips]),
         [clip.caption for clip in clips],
         [clip.key for clip in clips],
+        [clip.seed for clip in clips],
+        [clip.num_real_frames for clip in clips],
+        sum(clip.was_recentred for clip in clips),
     )
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """A batch axis in front; a single clip, 80 MB at 480p, is not copied."""
+    return tensors[0][None].contiguous() if len(tensors) == 1 else torch.stack(tensors)

@@ -1,16 +1,18 @@
-"""MeViS's ``mask_dict.json`` as arrays that every process maps instead of holding. Free of torch.
+"""MeViS's ``mask_dict.json`` as flat files that every process reads from instead of holding. Free of torch.
 
 The JSON of the real training split is hundreds of megabytes of text and gigabytes of Python objects, in every loader
-process. It is converted once to a folder of flat arrays:
+process. It is converted once to a folder:
 
-    counts.npy    every compressed COCO RLE, one after the other, bytes
+    counts.bin    every compressed COCO RLE, one after the other
     ends.npy      [M] where each ends; an absent mask has no bytes
     sizes.npy     [M, 2] (H, W) of each; zeros where absent
     objects.json  annotation id -> [first mask, number of masks]
     source.json   size and time of the file it was made from
 """
 
+import glob
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from tqdm import tqdm
 
 from util.errors import UserError
 from util.files import move_over, staged_folder
+from util.json_items import object_items
 from util.masks import checked_rle
 
 SUFFIX = ".store"
-FORMAT = 1  # of the folder; another number converts anew
+FORMAT = 2  # of the folder; another number converts anew
 
 
 class MaskStore:
@@ -44,10 +47,15 @@ class MaskStore:
         folder = store_folder(source, cache_dir)
         if not _is_current(folder, source):
             _convert_once(source, folder)
-        self._counts = np.load(folder / "counts.npy", mmap_mode="r")
-        self._ends = np.load(folder / "ends.npy", mmap_mode="r")
-        self._sizes = np.load(folder / "sizes.npy", mmap_mode="r")
-        self._objects: dict[str, list[int]] = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
+        try:
+            self._counts = folder / "counts.bin"
+            self._ends = np.load(folder / "ends.npy", mmap_mode="r")
+            self._sizes = np.load(folder / "sizes.npy", mmap_mode="r")
+            self._objects: dict[str, list[int]] = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
+            if self._counts.stat().st_size != (self._ends[-1] if len(self._ends) else 0):
+                raise ValueError(f"{self._counts.name} has another length")
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{folder}: the converted masks are damaged ({error}); remove the folder") from None
 
     def __contains__(self, annotation: str) -> bool:
         return annotation in self._objects
@@ -73,9 +81,15 @@ class MaskStore:
             return None
         number = self._objects[annotation][0] + position
         first = int(self._ends[number - 1]) if number else 0
-        counts = self._counts[first : int(self._ends[number])].tobytes()
+        counts = self._read_counts(first, int(self._ends[number]))
         mask: NDArray[np.uint8] = coco_mask.decode({"size": list(size), "counts": counts})
         return mask
+
+    def _read_counts(self, first: int, end: int) -> bytes:
+        # Read, not mapped: pages of a mapping count as the worker's own memory, up to the whole file.
+        with self._counts.open("rb", buffering=0) as file:
+            file.seek(first)
+            return file.read(end - first)
 
 
 def store_folder(source: Path, cache_dir: Path | None) -> Path:
@@ -109,6 +123,8 @@ def _convert_once(source: Path, folder: Path) -> None:
         with lock:
             if _is_current(folder, source):
                 return
+            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
             identity = _identity(source)
             arrays = _read(source)
             with staged_folder(folder.parent, folder.name) as staging:
@@ -122,7 +138,7 @@ def _convert_once(source: Path, folder: Path) -> None:
 
 
 def _write(arrays: "_Arrays", folder: Path) -> None:
-    np.save(folder / "counts.npy", np.frombuffer(arrays.counts, np.uint8))
+    (folder / "counts.bin").write_bytes(arrays.counts)
     np.save(folder / "ends.npy", np.array(arrays.ends, np.int64))
     np.save(folder / "sizes.npy", np.array(arrays.sizes, np.int32).reshape(-1, 2))
     (folder / "objects.json").write_text(json.dumps(arrays.objects), encoding="utf-8")
@@ -163,40 +179,15 @@ def _read(source: Path) -> _Arrays:
     arrays = _Arrays()
     try:
         text = source.read_text(encoding="utf-8")
-        decoder = json.JSONDecoder()
-        with tqdm(
-            total=len(text), desc=f"convert {source.parent.name}/{source.name}", unit="B", unit_scale=True
-        ) as bar:
-            position = _expect(text, 0, "{")
-            while text[position] != "}" or arrays.objects:
-                annotation, position = decoder.raw_decode(text, position)
-                position = _expect(text, position, ":")
-                masks, position = decoder.raw_decode(text, position)
-                arrays.add(str(annotation), masks, source)
-                position = _skip(text, position)
+        title = f"convert {source.parent.name}/{source.name}"
+        with tqdm(total=len(text), desc=title, unit="B", unit_scale=True) as bar:
+            for annotation, masks, position in object_items(text):
+                arrays.add(annotation, masks, source)
                 bar.update(position - bar.n)
-                if text[position] == "}":
-                    break
-                position = _expect(text, position, ",")
-            if text[position + 1 :].strip():
-                raise ValueError("text after its end")
     except UserError:
         raise
-    except (ValueError, IndexError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); check its permissions and its disk") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source}: not valid JSON ({error}); download the file again") from None
     return arrays
-
-
-def _expect(text: str, position: int, character: str) -> int:
-    """The position of what follows ``character``, which stands next."""
-    position = _skip(text, position)
-    if text[position] != character:
-        raise ValueError(f"'{character}' expected at character {position}")
-    return _skip(text, position + 1)
-
-
-def _skip(text: str, position: int) -> int:
-    """The position of the next character that is no white space."""
-    while text[position] in " \t\r\n":
-        position += 1
-    return position

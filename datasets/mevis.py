@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.mask_store import MaskStore
-from datasets.split import Split, entry, frame_names, read_annotations
+from datasets.meta_expressions import read_videos, video_expressions
+from datasets.split import Split, entry, frame_names
 from util.errors import UserError
 
 SPLITS = ("train", "valid_u", "valid", "test")
@@ -32,16 +33,18 @@ class MeViS(Split):
     """
 
     def __init__(self, root: Path, split: str, cache_dir: Path | None = None, flag: str = "--mevis_path") -> None:
+        self.root = root
+        self.root = root
         self.folder = root / split
+        self.origin = f"{flag} {root}"
         present = [self.folder / name for name in META_FILES if (self.folder / name).is_file()]
         meta_file = present[0] if present else self.folder / META_FILES[0]
-        videos = entry(read_annotations(meta_file, f"{flag} {root}"), "videos", dict, meta_file)
         self._order: dict[str, list[int]] = {}
         self.expressions = []
-        for video, record in videos.items():
+        for video, record in read_videos(meta_file, self.origin).items():
             names = frame_names(record, f"{meta_file}: {video}")
             self._order[video] = sorted(range(len(names)), key=names.__getitem__)
-            self.expressions += _expressions(video, record, tuple(sorted(names)), f"{meta_file}: {video}")
+            self.expressions += video_expressions(video, record, meta_file, _targets)
         mask_file = self.folder / "mask_dict.json"
         self.has_masks = mask_file.is_file()
         if self.has_masks:
@@ -61,37 +64,23 @@ class MeViS(Split):
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
             for row, index in enumerate(indices):
-                mask = self._store.decode(annotation, order[index])
-                if mask is None:
-                    continue
-                if mask.shape != size:
+                own_size = self._store.size(annotation, order[index])
+                if own_size not in (None, size):
                     raise UserError(
-                        f"{self._store.source}: annotation {annotation} has size {mask.shape}, the frames of "
+                        f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of "
                         f"{expression.video} have {size}"
                     )
-                union[row] |= mask
+                mask = self._store.decode(annotation, order[index])
+                if mask is not None:
+                    union[row] |= mask
         return union.view(bool)
 
 
-def _expressions(video: str, record: dict[str, Any], frames: tuple[str, ...], place: str) -> list[Expression]:
-    return [
-        Expression(
-            video=video,
-            exp_id=exp_id,
-            caption=entry(fields, "exp", str, f"{place}/{exp_id}"),
-            frames=frames,
-            object_ids=_targets(fields, f"{place}/{exp_id}"),
-            kind=fields.get("kind"),
-        )
-        for exp_id, fields in entry(record, "expressions", dict, place).items()
-    ]
-
-
-def _targets(fields: dict[str, Any], place: str) -> tuple[str, ...] | None:
+def _targets(fields: Any, place: str) -> tuple[str, ...] | None:
     """Annotation ids; None where the split hides them."""
     if "anno_id" not in fields:
         return None
     listed = entry(fields, "anno_id", list, place)
-    if not all(isinstance(number, int | str) for number in listed):
-        raise UserError(f"{place}: 'anno_id' must list annotation numbers, got {str(listed)[:60]}")
+    if not all(isinstance(number, int | str) and not isinstance(number, bool) for number in listed):
+        raise UserError(f"{place}: 'anno_id' must list annotation numbers, got {str(listed)[:60]!r}")
     return tuple(str(number) for number in listed)

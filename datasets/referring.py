@@ -1,69 +1,217 @@
-"""Clips of a referring video dataset: choose frames, read, resize, hand out."""
+"""Clips of referring video datasets: choose frames, read, transform, hand out. One path for all of them.
 
-from collections.abc import Callable
+Every draw of a sample depends on (seed, epoch, item) alone, never on the process that makes it.
+"""
 
-import cv2
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.clip import Clip
 from datasets.expression import Expression
-from datasets.mevis import MeViS
-from datasets.sampling import dense_indices
-from util.frames import resize_frame
-from util.images import read_image
+from datasets.sampling import Key, dense_indices, sample_indices
+from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
+from datasets.transforms import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Box,
+    Geometry,
+    Shape,
+    draw_camera_path,
+    draw_geometry,
+    draw_shape,
+    jitter,
+    mirrored_caption,
+    recentred,
+    to_values,
+)
+
+# Streams of draws, so that one more draw in one changes nothing in the others.
+ITEMS, SHAPE, FRAMES, PLACE, PIXELS, STEP = range(6)
+Masks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """How clips are made.
+
+    Attributes:
+        num_frames: T of videos and pseudo-videos.
+        box: into which size.
+        sampling: ``sparse``, ``dense`` or ``mixed``.
+        no_target_prob: probability with which an epoch keeps an expression that means nothing in its video.
+    """
+
+    num_frames: int
+    box: Box
+    sampling: str = "sparse"
+    augmentation: Augmentation = NO_AUGMENTATION
+    no_target_prob: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A training item: every ``num_frames``-th frame of every expression is one.
+
+    Attributes:
+        source: number of its source.
+    """
+
+    source: int
+    expression: Expression
+    anchor: int
 
 
 class ReferringClips(Dataset[Clip]):
-    """One item for every ``num_frames``-th frame of every expression: the clip that starts there.
+    """The clips of some sources; indexed by (epoch, item)."""
 
-    Args:
-        split: a split with masks.
-        num_frames: T, frames per clip.
-        fitted_size: (H, W) of a file to (h, w) of the clip, in pixels.
-    """
-
-    def __init__(self, split: MeViS, num_frames: int, fitted_size: Callable[[int, int], tuple[int, int]]) -> None:
-        self.split = split
-        self.num_frames = num_frames
-        self.fitted_size = fitted_size
-        self.items: list[tuple[Expression, int]] = [
-            (expression, start)
-            for expression in split.expressions
-            for start in range(0, len(expression.frames), num_frames)
+    def __init__(self, sources: list[Source], options: ClipOptions) -> None:
+        self.sources = sources
+        self.options = options
+        self.items = [
+            Item(number, expression, anchor)
+            for number, source in enumerate(sources)
+            for expression in source.split.expressions
+            for anchor in range(0, len(expression.frames), options.num_frames if source.form == VIDEO else 1)
+            if expression.annotated is None or anchor in expression.annotated
         ]
+        self._sizes: dict[tuple[int, str], tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, item: int) -> Clip:
-        expression, start = self.items[item]
-        indices = dense_indices(start, self.num_frames, len(expression.frames))
-        frames, source_size = self.read_frames(expression, indices)
+    def items_of(self, epoch: int) -> list[int]:
+        """The items that an epoch visits: by the weights of their sources, and ``no_target_prob``."""
+        draws = np.random.default_rng([self.options.seed, epoch, ITEMS]).random((len(self.items), 2))
+        chosen: list[int] = []
+        for number, item in enumerate(self.items):
+            if item.expression.object_ids == () and draws[number, 0] >= self.options.no_target_prob:
+                continue
+            whole, share = divmod(self.sources[item.source].weight, 1)
+            chosen += [number] * (int(whole) + int(draws[number, 1] < share))
+        return chosen
+
+    def bucket_of(self, key: Key) -> Hashable:
+        """What clips of one batch share: the number of frames and the size."""
+        item = self.items[key[1]]
+        return self._num_frames(item), self._shape(key, item).size
+
+    def __getitem__(self, key: Key) -> Clip:
+        item = self.items[key[1]]
+        source, expression = self.sources[item.source], item.expression
+        indices = self._indices(key, item)
+        size = self.source_size(item)
+        source_masks = self._source_masks(item, indices, size)
+        geometry, was_recentred = self._geometry(key, item, source_masks)
+        frames = geometry.move_frames(source.split.read_frames(expression, indices, geometry.decoded_size(size)), size)
+        masks = geometry.move_masks(source_masks, size)
+        frames, masks = self._change_pixels(key, source.form, frames, masks)
+        caption = mirrored_caption(expression.caption) if geometry.is_mirrored else expression.caption
+        assert caption is not None, "a clip whose caption has no mirror image is not mirrored"
         return Clip(
-            frames=frames,
-            masks=self.read_masks(expression, indices, source_size),
-            caption=expression.caption,
+            frames=to_values(frames),
+            masks=torch.from_numpy(np.ascontiguousarray(masks))[:, None].float(),
+            caption=caption,
             key=expression.key,
-            frame_indices=tuple(indices),
-            num_real_frames=len(set(indices)),
-            source_size=source_size,
+            frame_indices=tuple(indices) if len(indices) == len(frames) else tuple(indices) * len(frames),
+            num_real_frames=len(set(indices)) if source.form == VIDEO else len(frames),
+            source_size=size,
+            seed=self.step_seed(key),
+            was_recentred=was_recentred,
         )
 
-    def read_frames(self, expression: Expression, indices: list[int]) -> tuple[Tensor, tuple[int, int]]:
-        """Frames [T, 3, h, w] in [-1, 1] at positions of the video, and the size (H, W) of its files."""
-        pictures = [read_image(self.split.frame_file(expression, index)) for index in indices]
-        source_size = (pictures[0].shape[0], pictures[0].shape[1])
-        frames = np.stack([resize_frame(picture, *self.fitted_size(*source_size)) for picture in pictures])
-        return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1, source_size
+    def captions(self) -> Iterator[str]:
+        """Every caption that a clip may have, mirrored ones included."""
+        for expression in dict.fromkeys(item.expression for item in self.items):
+            yield expression.caption
+            mirrored = mirrored_caption(expression.caption)
+            if self.options.augmentation.flip_prob and mirrored is not None:
+                yield mirrored
 
-    def read_masks(self, expression: Expression, indices: list[int], source_size: tuple[int, int]) -> Tensor:
-        """Masks [T, 1, h, w] in {0, 1} of the targets at positions of the video."""
-        height, width = self.fitted_size(*source_size)
-        masks = [
-            cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-            for mask in self.split.masks(expression, indices, source_size)
-        ]
-        return torch.from_numpy(np.stack(masks))[:, None].float()
+    def step_seed(self, key: Key) -> int:
+        """The seed of the draws that training makes for a sample."""
+        return int(self._rng(key, STEP).integers(1 << 62))
+
+    def source_size(self, item: Item) -> tuple[int, int]:
+        """(H, W) in pixels of an item's files; read from the first of them, once a video."""
+        place = item.source, item.expression.video
+        if place not in self._sizes:
+            self._sizes[place] = self.sources[item.source].split.source_size(item.expression)
+        return self._sizes[place]
+
+    # -- without draws, for caches of latents --------------------------------------------------------------------
+
+    def fixed_indices(self, item: Item) -> list[int]:
+        """Consecutive frames from an item's anchor."""
+        return dense_indices(item.anchor, self._num_frames(item), len(item.expression.frames))
+
+    def fixed_frames(self, item: Item) -> Tensor:
+        """The whole of those frames, [T, 3, h, w] in [-1, 1]."""
+        geometry, size = self._whole(item)
+        split = self.sources[item.source].split
+        frames = split.read_frames(item.expression, self.fixed_indices(item), geometry.decoded_size(size))
+        return to_values(geometry.move_frames(frames, size))
+
+    def fixed_masks(self, item: Item) -> Tensor:
+        """The masks of those frames, [T, 1, h, w] in {0, 1}."""
+        geometry, size = self._whole(item)
+        masks = geometry.move_masks(self._source_masks(item, self.fixed_indices(item), size), size)
+        return torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
+
+    def _whole(self, item: Item) -> tuple[Geometry, tuple[int, int]]:
+        size = self.source_size(item)
+        return Geometry(0, 0, *size, self.options.box.size_for(*size), is_mirrored=False), size
+
+    # -- draws ---------------------------------------------------------------------------------------------------
+
+    def _rng(self, key: Key, stream: int) -> Generator:
+        return np.random.default_rng([self.options.seed, *key, stream])
+
+    def _num_frames(self, item: Item) -> int:
+        return 1 if self.sources[item.source].form == IMAGE else self.options.num_frames
+
+    def _indices(self, key: Key, item: Item) -> list[int]:
+        if self.sources[item.source].form != VIDEO:
+            return [item.anchor]
+        length = len(item.expression.frames)
+        return sample_indices(
+            self._rng(key, FRAMES), self.options.sampling, item.anchor, self.options.num_frames, length
+        )
+
+    def _source_masks(self, item: Item, indices: list[int], size: tuple[int, int]) -> Masks:
+        """[len(indices), H, W] in the files' size; repeats of a frame are decoded once."""
+        distinct = list(dict.fromkeys(indices))
+        masks = self.sources[item.source].split.masks(item.expression, distinct, size)
+        if len(distinct) == len(indices):
+            return masks
+        return masks[[distinct.index(index) for index in indices]]
+
+    def _shape(self, key: Key, item: Item) -> Shape:
+        crop_prob = self.options.augmentation.crop_prob
+        return draw_shape(self._rng(key, SHAPE), self.source_size(item), self.options.box, crop_prob)
+
+    def _geometry(self, key: Key, item: Item, masks: Masks) -> tuple[Geometry, bool]:
+        """Where the clip is cut from the source; a crop that lost the object is moved back onto it, once."""
+        rng = self._rng(key, PLACE)
+        wants_mirror = rng.random() < self.options.augmentation.flip_prob
+        is_mirrored = wants_mirror and mirrored_caption(item.expression.caption) is not None
+        geometry = draw_geometry(rng, self._shape(key, item), self.source_size(item), is_mirrored)
+        if geometry.shows(masks) or not masks.any():
+            return geometry, False
+        return recentred(rng, geometry, masks), True
+
+    def _change_pixels(self, key: Key, form: str, frames: Tensor, masks: Masks) -> tuple[Tensor, Masks]:
+        rng = self._rng(key, PIXELS)
+        if form == PSEUDO_VIDEO:
+            path = draw_camera_path(rng, self.options.num_frames, (frames.shape[-2], frames.shape[-1]))
+            frames, masks = path.move_frames(frames), path.move_masks(masks)
+        if self.options.augmentation.jitter:
+            frames = jitter(rng, frames, self.options.augmentation.jitter)
+        return frames, masks

@@ -1,49 +1,121 @@
 """Which frames make a clip, and in which order clips are visited."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
 
-import torch
+import numpy as np
+from numpy.random import Generator
+
+SAMPLINGS = ("sparse", "dense", "mixed")
+MAX_STRIDE = 3  # of dense clips
+NEIGHBOUR_DISTANCE = 3  # in frames, at most, of a sparse clip's neighbours from its anchor
 
 
-def dense_indices(start: int, num_frames: int, video_length: int) -> list[int]:
-    """``num_frames`` consecutive positions from ``start``, moved back where the video ends.
+def dense_indices(start: int, num_frames: int, video_length: int, stride: int = 1) -> list[int]:
+    """``num_frames`` positions from ``start`` on, ``stride`` apart, moved back where the video ends.
 
     A video shorter than that repeats its last frame.
     """
-    start = max(0, min(start, video_length - num_frames))
-    return [min(index, video_length - 1) for index in range(start, start + num_frames)]
+    start = max(0, min(start, video_length - 1 - (num_frames - 1) * stride))
+    return [min(start + step * stride, video_length - 1) for step in range(num_frames)]
 
 
-class EpochBatches:
-    """Batches of item numbers, endless: epoch after epoch, each in an order of (seed, epoch) alone.
+def sparse_indices(rng: Generator, anchor: int, num_frames: int, video_length: int) -> list[int]:
+    """The anchor, one neighbour on each side of it, the rest from anywhere; sorted, none twice.
 
-    Items beyond the last whole batch of an epoch are left out of it.
+    A video shorter than ``num_frames`` gives all its frames and repeats the last.
+
+    Source: the original's training sampler.
+    """
+    if video_length <= num_frames:
+        return dense_indices(0, num_frames, video_length)
+    chosen = {anchor}
+    for side in (-1, 1):
+        distance = int(rng.integers(1, NEIGHBOUR_DISTANCE + 1))
+        neighbour = min(max(0, anchor + side * distance), video_length - 1)
+        if len(chosen) < num_frames:
+            chosen.add(neighbour)
+    others = np.setdiff1d(np.arange(video_length), list(chosen))
+    chosen.update(rng.choice(others, num_frames - len(chosen), replace=False).tolist())
+    return sorted(chosen)
+
+
+def sample_indices(rng: Generator, sampling: str, anchor: int, num_frames: int, video_length: int) -> list[int]:
+    """Positions of a clip's frames, rising.
 
     Args:
-        num_items: at least ``batch_size``.
-        start_step: batches to leave out from the front, so that a resumed run goes on where it stopped.
+        sampling: ``sparse``; ``dense``, consecutive frames a random stride apart, as at inference; ``mixed``, either.
+        anchor: a position within the clip.
+    """
+    if sampling == "mixed":
+        sampling = "sparse" if rng.random() < 0.5 else "dense"
+    if sampling == "sparse":
+        return sparse_indices(rng, anchor, num_frames, video_length)
+    longest = (video_length - 1) // max(1, num_frames - 1)
+    stride = int(rng.integers(1, max(1, min(MAX_STRIDE, longest)) + 1))
+    return dense_indices(anchor, num_frames, video_length, stride)
+
+
+Key = tuple[int, int]  # (epoch, item)
+
+
+class Batches:
+    """Batches of (epoch, item), endless: epoch after epoch, each in an order of (seed, epoch) alone.
+
+    Only items of one bucket, say of one size, meet in a batch. What does not fill a batch waits for the next epoch:
+    nothing is left out. Ranks take the batches of one stream in turn.
+
+    Args:
+        items_of: the items of an epoch, in any fixed order; at least one.
+        bucket_of: what a batch must share; None where all items fit each other.
+        rank, num_ranks: which process this is, of how many.
+        start_step: batches of each rank to leave out from the front, so that a resumed run goes on where it stopped.
     """
 
-    def __init__(self, num_items: int, batch_size: int, seed: int, start_step: int = 0) -> None:
-        self.num_items = num_items
+    def __init__(
+        self,
+        items_of: Callable[[int], list[int]],
+        bucket_of: Callable[[Key], Hashable] | None,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        self.items_of = items_of
+        self.bucket_of = bucket_of if batch_size > 1 else None
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
         self.start_step = start_step
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
-        return self.num_items // self.batch_size
+        """Batches of each rank in the first epoch, rounded up."""
+        return -(-len(self.items_of(0)) // (self.batch_size * self.num_ranks))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
+    def __iter__(self) -> Iterator[list[Key]]:
+        for number, batch in enumerate(self._stream()):
+            step, rank = divmod(number, self.num_ranks)
+            if rank == self.rank and step >= self.start_step:
+                yield batch
+
+    def _stream(self) -> Iterator[list[Key]]:
+        """The batches of all ranks."""
+        waiting: dict[Hashable, list[Key]] = defaultdict(list)
+        epoch = 0
         while True:
-            epoch, position = divmod(step, self.steps_per_epoch)
-            order = self._order(epoch)
-            for first in range(position * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
-                yield order[first : first + self.batch_size]
-                step += 1
+            for key in self._order(epoch):
+                bucket = waiting[self.bucket_of(key) if self.bucket_of else None]
+                bucket.append(key)
+                if len(bucket) == self.batch_size:
+                    yield bucket.copy()
+                    bucket.clear()
+            epoch += 1
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.num_items, generator=generator).tolist()
+    def _order(self, epoch: int) -> list[Key]:
+        items = self.items_of(epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(items))
+        return [(epoch, items[position]) for position in order.tolist()]

@@ -1,5 +1,6 @@
 """What the reader of a dataset answers: which expressions there are, and their frames and masks. Free of torch."""
 
+import functools
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -20,10 +21,14 @@ class Split(ABC):
     Attributes:
         expressions: in the order of the annotation file; keys (video id, expression id) are unique.
         has_masks: whether this split's targets are public.
+        root: the folder of the dataset.
+        origin: the option that the dataset came by, with its value, for messages: ``--mevis_path DIR``.
     """
 
     expressions: list[Expression]
     has_masks: bool
+    root: Path
+    origin: str = "the dataset"
 
     @abstractmethod
     def frame_file(self, expression: Expression, index: int) -> Path:
@@ -39,6 +44,7 @@ class Split(ABC):
 
         Raises:
             UserError: if the masks are missing, damaged or of another size.
+            ValueError: for a position without annotation, see ``Expression.annotated``.
         """
 
     def source_size(self, expression: Expression) -> tuple[int, int]:
@@ -47,7 +53,7 @@ class Split(ABC):
         Raises:
             UserError: if the first frame is missing or no image.
         """
-        return image_size(self.frame_file(expression, 0))
+        return image_size(self.present(self.frame_file(expression, 0)))
 
     def read_frames(
         self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
@@ -63,7 +69,7 @@ class Split(ABC):
         read: dict[int, Frame] = {}
         for index in indices:  # the last frame of a short video comes several times
             if index not in read:
-                read[index] = read_image(self.frame_file(expression, index), at_least)
+                read[index] = read_image(self.present(self.frame_file(expression, index)), at_least)
         first = read[indices[0]]
         for index, frame in read.items():
             if frame.shape != first.shape:
@@ -72,6 +78,16 @@ class Split(ABC):
                     f"{frame.shape[1]} x {frame.shape[0]} after {first.shape[1]} x {first.shape[0]}; replace the file"
                 )
         return [read[index] for index in indices]
+
+    def present(self, file: Path) -> Path:
+        """``file`` itself.
+
+        Raises:
+            MissingFileError: if it is not there.
+        """
+        if not file.is_file():
+            raise MissingFileError(f"{self.origin}: {file} is missing; download or unpack the dataset again")
+        return file
 
 
 # -- reading annotation files ------------------------------------------------------------------------------------
@@ -90,7 +106,7 @@ def read_annotations(file: Path, flag: str) -> Any:
         raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
     try:
         return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
-    except (json.JSONDecodeError, UnicodeDecodeError, DuplicateKeyError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of the decoder, of UTF-8, of a number of 5000 digits, or ours
         raise UserError(f"{file}: not valid JSON ({error}); download the file again") from None
 
 
@@ -103,12 +119,14 @@ def entry(record: Any, key: str, kind: type | tuple[type, ...], source: Path | s
     if not isinstance(record, dict) or key not in record:
         raise UserError(f"{source}: an entry lacks the key '{key}'; download the file again")
     value = record[key]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+    if not isinstance(value, kind) or isinstance(value, bool):  # to Python true is a whole number
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise UserError(
             f"{source}: '{key}' must be {' or '.join(JSON_NAMES[one] for one in kinds)}, got {str(value)[:60]!r}; "
             "download the file again"
         )
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{source}: '{key}' must be text, got half a character in {value[:60]!r}; download it again")
     return value
 
 
@@ -136,9 +154,28 @@ def frame_names(record: Any, source: Path | str) -> list[str]:
     if len(set(names)) != len(names):
         doubled = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{source}: 'frames' lists {doubled} twice; download the file again")
-    return names
+    return [plain_name(name, source) for name in names]
 
 
+def plain_name(name: str, source: Path | str) -> str:
+    """``name``, which files or folders will be called by.
+
+    Raises:
+        UserError: if none can be, or it would lead out of its folder.
+    """
+    is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
+    if not is_plain or len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"{source}: must be named as files can be, got {name[:60]!r}; download the file again")
+    return name
+
+
+@functools.cache  # many expressions share one
+def numbered_frames(count: int) -> tuple[str, ...]:
+    """The names of frames numbered from 00001, as A2D and JHMDB have them."""
+    return tuple(f"{number:05d}" for number in range(1, count + 1))
+
+
+LONGEST_NAME = 240  # bytes, of the 255 that file systems allow, with a suffix
 JSON_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 

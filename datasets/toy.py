@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder
-from util.frames import Frame
+from util.images import write_jpeg
+from util.masks import encode_rle
 from util.options import OptionParser, int_in
 
 SHAPES = ("circle", "square", "triangle")
@@ -306,7 +306,7 @@ def write_split(folder: Path, videos: Iterator[Video], num_videos: int, with_mas
                 for index, thing in enumerate(video.things)
             ]
             for annotation_id, masks in zip(annotation_ids, video.masks, strict=True):
-                mask_dict[str(annotation_id)] = [_encode(mask) for mask in masks]
+                mask_dict[str(annotation_id)] = [encode_rle(mask) for mask in masks]
     (folder / "meta_expressions.json").write_text(json.dumps({"videos": meta}), encoding="utf-8")
     if with_masks:
         (folder / "mask_dict.json").write_text(json.dumps(mask_dict), encoding="utf-8")
@@ -323,22 +323,10 @@ def _expression(sentence: Sentence, annotation_ids: list[int]) -> dict[str, Any]
     }
 
 
-def _encode(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
-    """Compressed COCO RLE, or None where nothing of the object is seen."""
-    if not mask.any():
-        return None
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-
-
 def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> None:
     folder.mkdir(parents=True)
     for name, frame in zip(names, frames, strict=True):
-        _write_jpeg(folder / f"{name}.jpg", frame)
-
-
-def _write_jpeg(path: Path, frame: Frame) -> None:
-    path.write_bytes(cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        write_jpeg(folder / f"{name}.jpg", frame)
 
 
 def _videos(seed: int, split: int, size: int, num_frames: int) -> Iterator[Video]:

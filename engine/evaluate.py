@@ -13,13 +13,12 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from datasets.expression import Expression
-from datasets.mevis import MeViS
+from datasets.split import Split
 from engine.segment import SegmentOptions
 from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from util.files import write_text_whole
 from util.frames import resize_frame
-from util.images import read_image
 from util.masks import write_mask
 from util.metrics import Score, score
 
@@ -27,7 +26,7 @@ Unit = tuple[str, str, Score]  # video id, expression id, score
 
 
 def evaluate(
-    pipeline: FlowRVS, split: MeViS, output_dir: Path, options: SegmentOptions, state: PartialState
+    pipeline: FlowRVS, split: Split, output_dir: Path, options: SegmentOptions, state: PartialState
 ) -> dict[str, Any] | None:
     """Segments a split, videos shared out over the processes.
 
@@ -56,10 +55,10 @@ def evaluate(
 
 
 def segment_expressions(
-    pipeline: FlowRVS, split: MeViS, expressions: list[Expression], folder: Path, options: SegmentOptions
+    pipeline: FlowRVS, split: Split, expressions: list[Expression], folder: Path, options: SegmentOptions
 ) -> list[Unit]:
     """Segments all expressions of one video, writes their masks below ``folder`` and scores them."""
-    pictures = [read_image(split.frame_file(expressions[0], index)) for index in range(len(expressions[0].frames))]
+    pictures = split.read_frames(expressions[0], list(range(len(expressions[0].frames))))
     size = (pictures[0].shape[0], pictures[0].shape[1])
     fitted_size = pipeline.fitted_size(*size, options.box_height, options.box_width)
     result = pipeline(

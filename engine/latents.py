@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.referring import ReferringClips
-from datasets.sampling import dense_indices
+from datasets.referring import Item, ReferringClips
+from datasets.sampling import Key
 from models import mask_vae
 from util.checkpoint import read_json
 from util.errors import UserError
@@ -37,16 +37,29 @@ class LatentBatch:
     mask_latents: Tensor
     captions: list[str]
     keys: list[tuple[str, str]]
+    seeds: list[int]
+    num_real_frames: list[int]
 
 
-Item = tuple[Tensor, Tensor, Tensor, str, tuple[str, str]]
+@dataclass(frozen=True)
+class LatentClip:
+    """One item of a batch, without its axis."""
+
+    mean: Tensor
+    log_variance: Tensor
+    mask_latents: Tensor
+    caption: str
+    key: tuple[str, str]
+    seed: int
+    num_real_frames: int
 
 
-class CachedLatents(Dataset[Item]):
-    """The items of ``clips`` as latents; computes those that are not in ``folder`` yet.
+class CachedLatents(Dataset[LatentClip]):
+    """The items of ``clips`` as latents, consecutive whole frames; computes those that are not in ``folder`` yet.
 
     Args:
-        folder: the cache; belongs to one VAE, clip length and size.
+        folder: the cache; belongs to one VAE, dataset, clip length and size.
+        clips: of one source.
         identity: what must not change between uses of a folder, say the hash of the VAE.
 
     Raises:
@@ -57,40 +70,44 @@ class CachedLatents(Dataset[Item]):
         self.folder = folder
         self.clips = clips
         folder.mkdir(parents=True, exist_ok=True)
-        self._check_identity({**identity, "num_frames": str(clips.num_frames)})
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for index, (expression, start) in enumerate(clips.items):
-            groups[expression.video, start].append(index)
-        absent = {place: items for place, items in groups.items() if not self._file(*place).is_file()}
-        for place, items in tqdm(absent.items(), desc="cache latents", unit="clip", disable=not absent):
-            self._encode(self._file(*place), items, vae)
+        self._check_identity({**identity, "num_frames": str(clips.options.num_frames)})
+        groups: dict[Path, list[Item]] = defaultdict(list)
+        for item in clips.items:
+            groups[self._file(item)].append(item)
+        absent = {file: items for file, items in groups.items() if not file.is_file()}
+        for file, items in tqdm(absent.items(), desc="cache latents", unit="clip", disable=not absent):
+            self._encode(file, items, vae)
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: int) -> Item:
-        expression, start = self.clips.items[item]
-        with safe_open(self._file(expression.video, start), framework="pt") as file:
-            mean, log_variance = file.get_tensor("mean"), file.get_tensor("log_variance")
-            return mean, log_variance, file.get_tensor(f"mask/{expression.exp_id}"), expression.caption, expression.key
+    def __getitem__(self, key: Key) -> LatentClip:
+        item = self.clips.items[key[1]]
+        with safe_open(self._file(item), framework="pt") as file:
+            return LatentClip(
+                file.get_tensor("mean"),
+                file.get_tensor("log_variance"),
+                file.get_tensor(f"mask/{item.expression.exp_id}"),
+                item.expression.caption,
+                item.expression.key,
+                self.clips.step_seed(key),
+                len(set(self.clips.fixed_indices(item))),
+            )
 
     @torch.no_grad()
-    def _encode(self, file: Path, items: list[int], vae: AutoencoderKLWan) -> None:
+    def _encode(self, file: Path, items: list[Item], vae: AutoencoderKLWan) -> None:
         """Writes one file: the frames are read and encoded once, each set of targets once."""
-        expressions = [self.clips.items[item][0] for item in items]
-        start = self.clips.items[items[0]][1]
-        indices = dense_indices(start, self.clips.num_frames, len(expressions[0].frames))
-        frames, size = self.clips.read_frames(expressions[0], indices)
+        frames = self.clips.fixed_frames(items[0])
         mean, log_variance = mask_vae.encode_posterior(vae, frames.transpose(0, 1)[None].to(vae.device))
-        distinct = {expression.object_ids: expression for expression in expressions}
-        masks = torch.stack([self.clips.read_masks(expression, indices, size) for expression in distinct.values()])
+        distinct = {item.expression.object_ids: item for item in items}
+        masks = torch.stack([self.clips.fixed_masks(item) for item in distinct.values()])
         latents = [
             mask_vae.encode_masks(vae, chunk.transpose(1, 2).to(vae.device)) for chunk in masks.split(MASKS_AT_ONCE)
         ]
         by_targets = dict(zip(distinct, torch.cat(latents), strict=True))
         tensors = {"mean": mean[0], "log_variance": log_variance[0]}
-        for expression in expressions:
-            tensors[f"mask/{expression.exp_id}"] = by_targets[expression.object_ids]
+        for item in items:
+            tensors[f"mask/{item.expression.exp_id}"] = by_targets[item.expression.object_ids]
         partial = file.with_suffix(".partial")
         save_file(
             {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
@@ -98,8 +115,8 @@ class CachedLatents(Dataset[Item]):
         )
         partial.replace(file)
 
-    def _file(self, video: str, start: int) -> Path:
-        return self.folder / f"{video}-{start:05d}.safetensors"
+    def _file(self, item: Item) -> Path:
+        return self.folder / f"{item.expression.video}-{item.anchor:05d}.safetensors"
 
     def _check_identity(self, identity: dict[str, str]) -> None:
         manifest = self.folder / MANIFEST
@@ -114,13 +131,14 @@ class CachedLatents(Dataset[Item]):
             write_text_whole(manifest, json.dumps(identity, indent=1))
 
 
-def collate_latents(items: list[Item]) -> LatentBatch:
-    """Stacks items of one size.
-
-    Raises:
-        UserError: if they differ in size.
-    """
-    means, log_variances, masks, captions, keys = zip(*items, strict=True)
-    if len({mean.shape for mean in means}) > 1:
-        raise UserError(f"--batch_size {len(items)}: clips of different sizes do not stack; use 1")
-    return LatentBatch(torch.stack(means), torch.stack(log_variances), torch.stack(masks), list(captions), list(keys))
+def collate_latents(clips: list[LatentClip]) -> LatentBatch:
+    """Stacks items of one size."""
+    return LatentBatch(
+        torch.stack([clip.mean for clip in clips]),
+        torch.stack([clip.log_variance for clip in clips]),
+        torch.stack([clip.mask_latents for clip in clips]),
+        [clip.caption for clip in clips],
+        [clip.key for clip in clips],
+        [clip.seed for clip in clips],
+        [clip.num_real_frames for clip in clips],
+    )

@@ -30,8 +30,8 @@ class Task(Protocol):
     part: str
     model: ModelMixin
 
-    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
-        """One forward pass; every draw comes from ``generator``, on the CPU."""
+    def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
+        """One forward pass; every draw of a sample comes from its seed, on the CPU."""
 
 
 class FlowTask:
@@ -62,20 +62,23 @@ class FlowTask:
         self.bbs_prob = bbs_prob
         self.start_point_augmentation = start_point_augmentation
 
-    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
+    def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
         device = self.model.device
-        sigma = sample_sigma(len(batch.captions), self.bbs_prob, generator).to(device)
+        generators = [Generator().manual_seed(seed) for seed in batch.seeds]
+        sigma = torch.cat([sample_sigma(1, self.bbs_prob, generator) for generator in generators]).to(device)
         with torch.no_grad():
             latents = self._encode(batch) if isinstance(batch, ClipBatch) else batch
             mean, mask_latents = latents.mean.to(device), latents.mask_latents.to(device)
             if self.start_point_augmentation:
-                mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), generator)
+                noise = torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators])
+                mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), noise.to(mean))
             video_latents = mask_vae.normalise(self.vae, mean)
             embeddings = self.captions.lookup(batch.captions).to(device)
         velocity = predict_velocity(
             self.model, interpolate(video_latents, mask_latents, sigma), video_latents, sigma, embeddings
         )
-        errors = (velocity.float() - velocity_target(video_latents, mask_latents)).square().mean(dim=(1, 2, 3, 4))
+        is_real = self._real_latents(batch.num_real_frames, video_latents)
+        errors = mean_error(velocity.float(), velocity_target(video_latents, mask_latents), is_real)
         at_start = sigma == 1
         numbers = {
             "loss_at_start": errors[at_start].detach().mean(),  # NaN where the batch has none: not logged
@@ -83,10 +86,17 @@ class FlowTask:
         }
         return StepResult(errors.mean(), numbers)
 
+    def _real_latents(self, num_real_frames: list[int], latents: Tensor) -> Tensor:
+        """[B, T'] bool: latent frames that hold at least one frame that is no repeat."""
+        first_frame = 1 + self.vae.config.scale_factor_temporal * (torch.arange(latents.shape[2]) - 1)
+        return (first_frame.clamp(min=0) < torch.tensor(num_real_frames)[:, None]).to(latents.device)
+
     def _encode(self, batch: ClipBatch) -> LatentBatch:
         mean, log_variance = mask_vae.encode_posterior(self.vae, batch.frames.to(self.vae.device))
         mask_latents = mask_vae.encode_masks(self.vae, batch.masks.to(self.vae.device))
-        return LatentBatch(mean, log_variance, mask_latents, batch.captions, batch.keys)
+        return LatentBatch(
+            mean, log_variance, mask_latents, batch.captions, batch.keys, batch.seeds, batch.num_real_frames
+        )
 
 
 class MaskVAETask:
@@ -109,16 +119,30 @@ class MaskVAETask:
         for module in (vae.decoder, vae.post_quant_conv):
             module.requires_grad_(True)
 
-    def step(self, batch: ClipBatch | LatentBatch, generator: Generator) -> StepResult:
+    def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
         assert isinstance(batch, ClipBatch), "the decoder learns from pictures of masks"
-        masks = _crop(batch.masks, self.crop, generator).to(self.model.device)
+        generators = [Generator().manual_seed(seed) for seed in batch.seeds]
+        crops = [_crop(masks, self.crop, generator) for masks, generator in zip(batch.masks, generators, strict=True)]
+        masks = torch.stack(crops).to(self.model.device)
         with torch.no_grad():
             latents = mask_vae.encode_masks(self.model, masks)
-            latents = latents + self.latent_noise * torch.randn(latents.shape, generator=generator).to(latents)
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+            latents = latents + self.latent_noise * noise.to(latents)
         logits = mask_vae.decode_unclamped(self.model, latents).float().mean(dim=1, keepdim=True)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
         dice = dice_loss(logits, masks)
         return StepResult(cross_entropy + dice, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()})
+
+
+def mean_error(prediction: Tensor, target: Tensor, is_real: Tensor) -> Tensor:
+    """[B]: each sample's mean squared error over its own real frames.
+
+    Args:
+        prediction, target: [B, C, T, H, W].
+        is_real: [B, T]; at least one frame of each sample.
+    """
+    by_frame = (prediction - target).square().mean(dim=(1, 3, 4))  # [B, T]
+    return (by_frame * is_real).sum(dim=1) / is_real.sum(dim=1)
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -130,7 +154,7 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _crop(masks: Tensor, side: int, generator: Generator) -> Tensor:
-    """A square of ``side`` pixels at a random place, the same for the batch; all where 0 or the frames are smaller."""
+    """A square of ``side`` pixels of [1, T, H, W] at a random place; all where 0 or the frames are smaller."""
     height, width = masks.shape[-2:]
     if not side:
         return masks

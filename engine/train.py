@@ -14,9 +14,11 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader
 
 from datasets.clip import collate
-from datasets.mevis import MeViS
-from datasets.referring import ReferringClips
-from datasets.sampling import EpochBatches
+from datasets.referring import ClipOptions, ReferringClips
+from datasets.registry import DatasetPaths, training_sources, validation_split
+from datasets.sampling import Batches
+from datasets.split import Split
+from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.evaluate import evaluate
 from engine.latents import CachedLatents, collate_latents
 from engine.segment import SegmentOptions
@@ -31,6 +33,7 @@ from util.checkpoint import read_json, sha256_of
 from util.device import select_device
 from util.errors import UserError
 from util.files import write_text_whole
+from util.flags import DATASET_PATHS
 
 VALIDATION_VIDEOS = 20
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
@@ -52,24 +55,26 @@ def train(options: argparse.Namespace) -> None:
     checkpoint = find_checkpoint(options.resume, run_dir) if options.resume else None
     if options.resume is None and (run_dir / "latest").exists():
         raise UserError(f"--output_dir {run_dir}: holds a run; go on with --resume auto, or give another folder")
-    split = MeViS(Path(options.mevis_path), "train")
+    names = dict(options.mixture or [(options.dataset_file, 1.0)])
+    paths = _dataset_paths(options)
+    sources = training_sources(names, paths)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights)
     pipeline = loaded.pipeline.to(device)
-    clips = ReferringClips(split, options.num_frames, pipeline.fitted_size)
-    task = _build_task(options, pipeline, split)
+    clips = ReferringClips(sources, _clip_options(options, pipeline))
+    task = _build_task(options, pipeline, clips)
     if options.use_gradient_ckpt and options.task == "flow":
         task.model.enable_gradient_checkpointing()
-    batches = EpochBatches(len(clips), options.batch_size, options.seed)
-    if batches.steps_per_epoch == 0:
-        raise UserError(f"--batch_size {options.batch_size}: the split has only {len(clips)} clips; use fewer")
+    if len(clips.items_of(0)) == 0:
+        raise UserError(f"--dataset_file: {', '.join(names)} holds no clip to train on; look at the folder and weights")
     run_dir.mkdir(parents=True, exist_ok=True)
     _write_origin(run_dir, options)
+    batches = Batches(clips.items_of, clips.bucket_of, options.batch_size, options.seed)
     trainer = Trainer(task, _trainer_options(options, batches.steps_per_epoch, device), run_dir)
     if checkpoint is not None:
         trainer.load(checkpoint)
     batches.start_step = trainer.step
     loader = _build_loader(options, clips, batches, loaded)
-    validator = _Validator(options, pipeline, task, run_dir) if options.eval_steps else None
+    validator = _Validator(validation_split(names, paths), pipeline, task, run_dir) if options.eval_steps else None
     for step in trainer.run(loader):
         if validator is not None and (step % options.eval_steps == 0 or step == trainer.options.max_steps):
             with trainer.averaged_weights():
@@ -77,7 +82,25 @@ def train(options: argparse.Namespace) -> None:
     print(f"Done: {trainer.step} steps; the last checkpoint is {run_dir / f'step_{trainer.step:07d}'}")
 
 
-def _build_task(options: argparse.Namespace, pipeline: FlowRVS, split: MeViS) -> Task:
+def _dataset_paths(options: argparse.Namespace) -> DatasetPaths:
+    cache_dir = Path(options.cache_dir) if options.cache_dir else None
+    return DatasetPaths(**{name: Path(getattr(options, f"{name}_path")) for name in DATASET_PATHS}, cache_dir=cache_dir)
+
+
+def _clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
+    augmentation = Augmentation(0.5 if options.augm_resize else 0, options.flip_prob, options.jitter)
+    if options.latent_cache and (options.sampling != "dense" or augmentation != NO_AUGMENTATION):
+        raise UserError(
+            "--latent_cache: keeps whole clips of consecutive frames; "
+            "add --sampling dense --no-augm_resize --flip_prob 0 --jitter 0"
+        )
+    sides = options.reso_h or pipeline.config.box_height, options.reso_w or pipeline.config.box_width
+    pipeline.fitted_size(*sides, *sides)  # refuses a box smaller than a token
+    box = Box(min(sides), max(sides), math.lcm(*pipeline.size_multiple))
+    return ClipOptions(options.num_frames, box, options.sampling, augmentation, options.no_target_prob, options.seed)
+
+
+def _build_task(options: argparse.Namespace, pipeline: FlowRVS, clips: ReferringClips) -> Task:
     """The task; its network replaces the pipeline's, so that validation sees what is trained."""
     if options.task == "mask_vae":
         vae = pipeline.vae if pipeline.vae.config.out_channels == 1 else with_mask_head(pipeline.vae)
@@ -90,7 +113,7 @@ def _build_task(options: argparse.Namespace, pipeline: FlowRVS, split: MeViS) ->
     captions = CaptionTable(
         pipeline.text_encoder,
         pipeline.tokenizer,
-        (expression.caption for expression in split.expressions),
+        clips.captions(),
         pipeline.config.max_sequence_length,
     )
     if not options.eval_steps:  # 11 GB that nothing needs any more
@@ -99,10 +122,13 @@ def _build_task(options: argparse.Namespace, pipeline: FlowRVS, split: MeViS) ->
 
 
 def _build_loader(
-    options: argparse.Namespace, clips: ReferringClips, batches: EpochBatches, loaded: LoadedFlowRVS
+    options: argparse.Namespace, clips: ReferringClips, batches: Batches, loaded: LoadedFlowRVS
 ) -> DataLoader[Any]:
     if options.task == "flow" and options.latent_cache:
-        identity = {"vae": sha256_of(loaded.files["vae"]), "data": str(Path(options.mevis_path).resolve())}
+        if len(clips.sources) > 1:
+            raise UserError("--latent_cache: belongs to one dataset; leave it out, or train on one")
+        data = str(clips.sources[0].split.root.resolve())
+        identity = {"vae": sha256_of(loaded.files["vae"]), "data": data}
         cached = CachedLatents(Path(options.latent_cache), clips, loaded.pipeline.vae, identity)
         return DataLoader(cached, batch_sampler=batches, collate_fn=collate_latents, num_workers=options.num_workers)
     return DataLoader(clips, batch_sampler=batches, collate_fn=collate, num_workers=options.num_workers)
@@ -127,10 +153,9 @@ def _trainer_options(options: argparse.Namespace, steps_per_epoch: int, device: 
 
 
 class _Validator:
-    """Scores the network on the first videos of valid_u and keeps the best, through the pipeline that users call."""
+    """Scores the network on the first videos of a split and keeps the best, through the pipeline that users call."""
 
-    def __init__(self, options: argparse.Namespace, pipeline: FlowRVS, task: Task, run_dir: Path) -> None:
-        split = MeViS(Path(options.mevis_path), "valid_u")
+    def __init__(self, split: Split, pipeline: FlowRVS, task: Task, run_dir: Path) -> None:
         videos = set(list(dict.fromkeys(expression.video for expression in split.expressions))[:VALIDATION_VIDEOS])
         split.expressions = [expression for expression in split.expressions if expression.video in videos]
         self.split = split

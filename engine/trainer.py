@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -65,8 +65,8 @@ def learning_rate(options: TrainerOptions, step: int) -> float:
 class Trainer:
     """Trains the network of a task on one device.
 
-    Every draw of step n comes from a generator seeded by (seed, n), so that a resumed run repeats what an uninterrupted
-    one does.
+    It draws nothing itself: every draw of a sample comes from the sample's seed, so that a resumed run repeats what an
+    uninterrupted one does.
 
     Args:
         run_dir: checkpoints ``step_<n>/`` and ``metrics.jsonl`` go here.
@@ -113,16 +113,18 @@ class Trainer:
         rate = learning_rate(self.options, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        generator = Generator().manual_seed(self.options.seed * 1_000_003 + self.step)
         device = self.task.model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.options.amp):
-            result: StepResult = self.task.step(batch, generator)
+            result: StepResult = self.task.step(batch)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_max_norm or math.inf)
         self.optimizer.step()
         self.ema.step(self.task.model.parameters())
-        return {"loss": result.loss.detach(), "grad_norm": norm, "lr": torch.tensor(rate), **result.numbers}
+        numbers = {"loss": result.loss.detach(), "grad_norm": norm, "lr": torch.tensor(rate), **result.numbers}
+        if isinstance(batch, ClipBatch):
+            numbers["recentred_share"] = torch.tensor(batch.num_recentred / len(batch.captions))
+        return numbers
 
     def _log(self, window: "_Window") -> dict[str, float]:
         """Appends one line to ``metrics.jsonl``; the only place that waits for the GPU."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from util.errors import UserError
 
@@ -114,9 +114,8 @@ def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Ten
     return posterior.mean.float(), posterior.logvar.float()
 
 
-def sample_posterior(mean: Tensor, log_variance: Tensor, generator: Generator | None = None) -> Tensor:
-    """A draw from the posterior: start-point augmentation, in training. ``generator`` is on the CPU."""
-    noise = torch.randn(mean.shape, generator=generator).to(mean)
+def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """A draw from the posterior, by standard normal ``noise`` of the same shape: start-point augmentation."""
     return mean + torch.exp(0.5 * log_variance) * noise
 
 

@@ -8,8 +8,10 @@ from diffusers import WanTransformer3DModel
 from torch.utils.data import DataLoader
 
 from datasets.mevis import MeViS
-from datasets.referring import ReferringClips
+from datasets.referring import ClipOptions, ReferringClips
+from datasets.source import Source
 from datasets.toy import write_toy_mevis
+from datasets.transforms import Box
 from engine.evaluate import segment_expressions
 from engine.latents import CachedLatents, collate_latents
 from engine.segment import SegmentOptions
@@ -43,14 +45,14 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     pipeline.set_progress_bar_config(disable=True)
     table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
     task = FlowTask(pipeline.transformer, pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=False)
-    clips = ReferringClips(split, 9, pipeline.fitted_size)
+    clips = ReferringClips([Source("toy", split)], ClipOptions(9, Box(64, 112, 8), sampling="dense"))
     latents = CachedLatents(tmp_path / "latents", clips, pipeline.vae, {"vae": "toy"})
     options = TrainerOptions(
         max_steps=STEPS, lr=3e-3, weight_decay=0.0, lr_schedule="cosine", warmup_steps=20, lr_drop_steps=1,
         clip_max_norm=1.0, ema_decay=0.9, amp=False, seed=0, save_steps=STEPS, keep_last=1, print_freq=20,
     )  # fmt: skip
     trainer = Trainer(task, options, tmp_path)
-    batches = [[0, 1]] * STEPS
+    batches = [[(epoch, 0), (epoch, 1)] for epoch in range(STEPS)]
     for _ in trainer.run(DataLoader(latents, batch_sampler=batches, collate_fn=collate_latents)):
         pass
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

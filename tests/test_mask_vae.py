@@ -49,7 +49,7 @@ def test_sampling_the_posterior_moves_by_its_standard_deviation():
     posterior = tiny_vae().encode(clip()).latent_dist
     mean, log_variance = encode_posterior(tiny_vae(), clip())
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
-    sampled = sample_posterior(mean, log_variance, torch.Generator().manual_seed(3))
+    sampled = sample_posterior(mean, log_variance, noise)
     torch.testing.assert_close(sampled, posterior.mean + posterior.std * noise)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from util.errors import UserError
@@ -32,6 +32,44 @@ def staged_folder(parent: Path, name: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def new_folders(out: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder to make the folders ``names`` in; at the end of the block they move into ``out``, all or none.
+
+    ``out`` may hold other things already.
+
+    Raises:
+        UserError: if it holds one of ``names``, or cannot be written.
+    """
+    for name in names:
+        if os.path.lexists(out / name):
+            raise UserError(f"--out {out}: already holds {name}; give another folder or remove it")
+    with staged_folder(out, "new") as staging:
+        yield staging
+        moved: list[Path] = []
+        try:
+            for name in names:
+                moved.append((staging / name).rename(out / name))
+        except BaseException:
+            for folder in moved:
+                shutil.rmtree(folder)
+            raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes ``target`` the same file as ``source``, or a copy of it where the disk has no hard links.
+
+    Raises:
+        OSError: if neither can be done.
+    """
+    try:
+        os.link(source.resolve(), target)  # of a symbolic link the file: a link to a link may lead nowhere from there
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def move_over(source: Path, target: Path) -> None:

@@ -7,6 +7,16 @@ from util.device import DTYPES, device_name
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.options import float_in, int_in
 
+DATASET_PATHS = {
+    "mevis": "datasets/MeViS",
+    "ytvos": "datasets/refer_youtube_vos",
+    "davis": "datasets/refer_davis",
+    "coco": "datasets/coco",
+    "long_rvos": "datasets/long_rvos",
+    "a2d": "datasets/a2d_sentences",
+    "jhmdb": "datasets/jhmdb_sentences",
+    "toy": "runs/toy-mevis",
+}
 DEFAULT_WAN_PATH = "Wan2.1-T2V-1.3B-Diffusers"
 MAX_SEED = 2**32 - 1  # what every library takes
 MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 timesteps
@@ -29,6 +39,14 @@ def add_weight_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="which of a checkpoint with averaged (ema) and raw (model) DiT weights; auto prefers ema",
     )
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the datasets lie."""
+    group = parser.add_argument_group("datasets")
+    for flag, default in DATASET_PATHS.items():
+        group.add_argument(f"--{flag}_path", default=default, metavar="DIR", help=f"folder of {flag}")
+    group.add_argument("--cache_dir", metavar="DIR", help="for converted masks; by default beside their source")
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:

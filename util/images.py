@@ -76,6 +76,25 @@ def read_palette(file: Path) -> NDArray[np.uint8]:
         raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
 
 
+def is_jpeg(file: Path) -> bool:
+    """Whether the file begins as a JPEG does, whatever it is called.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with file.open("rb") as stream:
+        return stream.read(len(JPEG_START)) == JPEG_START
+
+
+def write_jpeg(file: Path, frame: Frame) -> None:
+    """Writes [H, W, 3] uint8 RGB at quality 95.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    file.write_bytes(cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+
+
 def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     """The strongest reduction of a JPEG of ``size`` that stays at or above ``at_least``."""
     for factor, flag in JPEG_REDUCTIONS.items():

@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 # The decoder's logits are clamped to [-1, 1]: a threshold outside their sigmoids would decide nothing.
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.27, 0.73
 
+LONGEST_SIDE = 1 << 15  # pixels of a stored mask: a damaged size must not ask for all memory
+
 # Two grey levels in runs, alike from row to row: this is the smallest of all settings at 1080p (14 KB; zlib's level 6
 # gives 18), and takes 10 ms where the defaults take 39.
 PNG_OPTIONS = (
@@ -27,6 +29,14 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     """
     png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), PNG_OPTIONS)[1]
     path.write_bytes(png.tobytes())
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """[H, W] bool to a compressed COCO RLE that JSON can hold; None where it is empty, as MeViS has it."""
+    if not mask.any():
+        return None
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
 
 
 def decode_rle(rle: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -52,11 +62,13 @@ def checked_rle(rle: Any) -> tuple[tuple[int, int], bytes]:
     try:
         height, width = rle["size"]
         counts = rle["counts"]
-        counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+        counts = counts.encode("ascii") if isinstance(counts, str) else memoryview(counts).tobytes()
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"no compressed RLE of keys 'size' and 'counts', got {str(rle)[:60]!r}") from error
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         raise ValueError(f"the size of an RLE must be two positive whole numbers, got {rle['size']}")
+    if max(height, width) > LONGEST_SIDE:
+        raise ValueError(f"the sides of an RLE must be at most {LONGEST_SIDE} pixels, got {height} x {width}")
     if run_lengths(counts).sum() != height * width:
         raise ValueError(f"the runs of an RLE must fill its {height} x {width} pixels, got {counts[:40]!s}")
     return (height, width), counts
@@ -78,7 +90,7 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if lengths.max() > 12:  # 60 bits: beyond any picture, and beyond the integer
+    if lengths.max() > 7:  # 35 bits: beyond any picture; sums of more would go beyond the integer
         raise ValueError(f"a number of a compressed RLE is too long, {counts[:40]!s}")
     shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
     values = np.add.reduceat((bits & 31) << shifts, starts)
@@ -87,4 +99,6 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     values[2::2] = np.cumsum(values[2::2])
     if values.min() < 0:
         raise ValueError(f"a run of a compressed RLE is negative, {counts[:40]!s}")
+    if values.max() > LONGEST_SIDE**2:
+        raise ValueError(f"a run of a compressed RLE is longer than any picture, {counts[:40]!s}")
     return values

@@ -125,6 +125,8 @@ class OptionParser(argparse.ArgumentParser):
         if value is None and action.default is None:
             return None
         if action.nargs in ("+", "*"):
+            if isinstance(value, dict):  # name: number, as the command line's name=number
+                value = [f"{name}={number}" for name, number in value.items()]
             if not isinstance(value, list) or (action.nargs == "+" and not value):
                 self.error(f"{path}: {action.dest} must be a list with at least one entry, got {value!r}")
             return [self._checked_scalar(path, action, entry) for entry in value]

@@ -185,7 +185,7 @@ class ImageFolder(FrameSource):
         self.path = path
         self.fps = fps
         files = [file for file in path.iterdir() if _is_image(file)]
-        self.files = sorted(files, key=_natural_order)[:max_frames]
+        self.files = sorted(files, key=natural_order)[:max_frames]
         if not self.files:
             raise UserError(f"--input_path {path}: no images in it; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
         stems: dict[str, Path] = {}
@@ -306,8 +306,8 @@ def _nearest(seconds: Fraction, fps: Fraction) -> int:
     return int((seconds * fps + Fraction(1, 2)) // 1)
 
 
-def _natural_order(file: Path) -> list[tuple[int, int, str]]:
-    """Sorts frame2 before frame10; names of equal length sort as plain text."""
+def natural_order(file: Path) -> list[tuple[int, int, str]]:
+    """A key that sorts frame2 before frame10; names of equal length sort as plain text."""
     parts = re.split(r"(\d+)", file.name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 

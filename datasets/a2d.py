@@ -1,0 +1,169 @@
+"""A2D-Sentences, for evaluation: what the expressions of a split are, their frames and masks. Free of torch."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from datasets.meta_expressions import is_number
+from datasets.split import Split, numbered_frames, plain_name, read_annotations
+from util.errors import UserError
+from util.extras import extra_module
+from util.frames import Frame
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "test")
+COPIED_ID = re.compile(r"\d+ \(copy\)")  # one row of the dataset has such an instance: a slip of its authors
+HELD_FRAMES = 2  # a container may announce this many frames more than it shows
+
+
+class A2DSentences(Split):
+    """One split of A2D-Sentences, by MTTR's list of its samples.
+
+    A sample, our expression, is a sentence about an instance at the one frame where its mask is asked for:
+    ``exp_id`` is the sample's place in the list, ``object_ids`` its instance, ``annotated`` its position. Frames are
+    all those of the clip, numbered from 00001 as the masks are; they are read from its mp4.
+
+    Args:
+        root: the folder that holds ``Release``, ``text_annotations`` and the list of the samples.
+        split: ``train`` or ``test``.
+        flag: the option that ``root`` came by, for messages.
+
+    Raises:
+        UserError: if files are missing or damaged, or disagree, or the package h5py is not installed.
+    """
+
+    def __init__(self, root: Path, split: str, flag: str = "--a2d_path") -> None:
+        extra_module("h5py", "A2D-Sentences")  # before any work, not at the first mask
+        self.has_masks, self.root = True, root
+        self.origin = f"{flag} {root}"
+        self.clips = root / "Release" / "clips320H"
+        self.annotations = root / "text_annotations" / "a2d_annotation_with_instances"
+        self.source = root / f"a2d_sentences_single_frame_{split}_annotations.json"
+        rows = read_annotations(self.source, self.origin)
+        if not isinstance(rows, list):
+            raise UserError(f"{self.source}: must list samples, got {str(rows)[:60]!r}; download the file again")
+        self._clips: dict[str, tuple[int, tuple[int, int]]] = {}  # number of frames, (H, W)
+        read = [self._expression(row, number) for number, row in enumerate(rows)]
+        self.expressions = [expression for expression in read if expression is not None]
+
+    def frame_file(self, expression: Expression, index: int) -> Path:  # noqa: ARG002
+        """The clip that holds the picture."""
+        return self.clips / f"{expression.video}.mp4"
+
+    def source_size(self, expression: Expression) -> tuple[int, int]:
+        return self._clips[expression.video][1]
+
+    def read_frames(
+        self,
+        expression: Expression,
+        indices: list[int],
+        at_least: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> list[Frame]:
+        file = self.frame_file(expression, 0)
+        read: dict[int, Frame] = {}
+        last: av.VideoFrame | None = None
+        count = 0
+        with _opened(self.present(file)) as container:
+            # In the order of the file: time stamps played no part when the masks were numbered.
+            for last in container.decode(video=0):
+                if last.is_corrupt:
+                    raise UserError(f"{file}: damaged at frame {count + 1}; copy it again")
+                if count in indices:
+                    read[count] = _rgb(last)
+                count += 1
+                if count > max(indices):
+                    break
+        missing = set(indices) - set(read)
+        if last is None or (missing and count + HELD_FRAMES < len(expression.frames)):
+            raise UserError(f"{file}: ends after {count} of {len(expression.frames)} frames; copy it again")
+        read |= dict.fromkeys(missing, _rgb(last))
+        return [read[index] for index in indices]
+
+    def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        expression.check_annotated(indices)
+        assert expression.annotated is not None and expression.object_ids is not None, "samples have one of each"
+        file = self.annotations / expression.video / f"{expression.frames[expression.annotated[0]]}.h5"
+        mask = _instance_mask(self.present(file), int(expression.object_ids[0]))
+        if mask.shape != size:
+            raise UserError(
+                f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {mask.shape[1]} x "
+                f"{mask.shape[0]}; download the file again"
+            )
+        return np.repeat(mask[None], len(indices), axis=0)
+
+    def _expression(self, row: Any, number: int) -> Expression | None:
+        """The sample of a row; None for one that is not usable in the dataset as published."""
+        place = f"{self.source}: row {number}"
+        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str) or not isinstance(row[1], str):
+            raise UserError(
+                f"{place}: must be [query, video, frame, instance], got {str(row)[:60]!r}; download it again"
+            )
+        caption, video, frame, instance = row
+        if isinstance(instance, str) and COPIED_ID.fullmatch(instance):
+            logger.warning("%s: left out, its instance is '%s'", place, instance)
+            return None
+        if not is_number(frame) or not is_number(instance):
+            raise UserError(
+                f"{place}: frame and instance must be whole numbers, got {str(row[2:])[:60]!r}; download the file again"
+            )
+        if plain_name(video, place) not in self._clips:
+            self._clips[video] = _frames_and_size(self.present(self.clips / f"{video}.mp4"))
+        num_frames = self._clips[video][0]
+        if not 1 <= int(frame) <= num_frames:
+            raise UserError(f"{place}: frame must be from 1 to {num_frames}, got {frame}; download the file again")
+        return Expression(
+            video=video,
+            exp_id=str(number),
+            caption=caption,
+            frames=numbered_frames(num_frames),
+            object_ids=(str(int(instance)),),
+            annotated=(int(frame) - 1,),
+        )
+
+
+def _rgb(frame: av.VideoFrame) -> Frame:
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[av.container.InputContainer]:
+    try:
+        with av.open(str(file.absolute())) as container:
+            yield container
+    except (av.FFmpegError, IndexError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no video or damaged ({error}); copy it again") from None
+
+
+def _frames_and_size(file: Path) -> tuple[int, tuple[int, int]]:
+    """The number of frames and (H, W) of a clip, from its header."""
+    with _opened(file) as container:
+        stream = container.streams.video[0]
+        if stream.frames < 1:
+            raise UserError(f"{file}: does not say how many frames it has; copy it again")
+        return stream.frames, (stream.height, stream.width)
+
+
+def _instance_mask(file: Path, instance: int) -> NDArray[np.bool_]:
+    """[H, W] of one of the instances of an annotated frame."""
+    try:
+        with extra_module("h5py", "A2D-Sentences").File(file, "r") as content:
+            instances = np.ravel(np.asarray(content["instance"])).tolist()
+            masks = np.asarray(content["reMask"]) > 0  # [instances, W, H], as MATLAB wrote it
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{file}: no annotation or damaged ({error}); download the file again") from None
+    if masks.ndim == 2:  # of a single instance the axis is left out
+        masks = masks[None]
+    if masks.ndim != 3 or len(masks) != len(instances):
+        raise UserError(f"{file}: 'reMask' must have a mask for each of {len(instances)} instances, got {masks.shape}")
+    if instance not in instances:
+        raise UserError(f"{file}: must hold instance {instance}, got {instances}; download the file again")
+    return masks[instances.index(instance)].T

@@ -1,0 +1,163 @@
+"""Ref-DAVIS17 from DAVIS 2017 and its annotators' files to the layout of Refer-YouTube-VOS."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.convert.davis_sentences import RENAMED, read_sentences
+from datasets.split import entry, plain_name, read_annotations
+from util.errors import MissingFileError, UserError, did_you_mean
+from util.files import link_or_copy, new_folders
+from util.images import read_palette
+
+SPLITS = {"train": "train", "val": "valid"}  # DAVIS's list: our folder
+EXPRESSIONS = "meta_expressions"
+
+Sentences = dict[str, dict[str, list[str]]]
+
+
+def convert_davis(
+    davis_path: Path, out: Path, semantics: Path | None = None, text_annotations: Path | None = None
+) -> None:
+    """Writes ``train``, ``valid`` and ``meta_expressions`` in ``out``; pictures are linked, never moved.
+
+    Args:
+        davis_path: the folder of ``DAVIS/``, as DAVIS-2017-Unsupervised-trainval-480p unpacks.
+        semantics: {sequence: {object id: category}}; ``davis_semantics.json`` in ``davis_path`` or ``DAVIS`` if None.
+        text_annotations: the folder of the annotators' files; ``davis_text_annotations`` in either if None.
+
+    Raises:
+        UserError: if files are missing, damaged or disagree, or a folder to write exists.
+    """
+    davis = davis_path / "DAVIS" if (davis_path / "DAVIS").is_dir() else davis_path
+    lists = {split: _sequences(davis, split, davis_path) for split in SPLITS}
+    texts = text_annotations or _default(davis_path, davis, "davis_text_annotations")
+    sentences = read_sentences(texts)
+    _check_sequences(lists, sentences, texts)
+    categories = _categories(semantics or _default(davis_path, davis, "davis_semantics.json"), list(sentences))
+    notes: list[str] = []
+    unseen: list[str] = []
+    with new_folders(out, (*SPLITS.values(), EXPRESSIONS)) as staging:
+        for split, name in SPLITS.items():
+            videos: dict[str, Any] = {}
+            objects: dict[str, Any] = {}
+            for sequence in tqdm(lists[split], desc=f"convert {name}", unit="sequence"):
+                frames = _link_frames(davis, sequence, staging / name)
+                seen = _seen(staging / name / "Annotations" / sequence, frames)
+                videos[sequence] = {"expressions": _expressions(sentences[sequence]), "frames": frames}
+                objects[sequence] = {"objects": _objects(categories[sequence], seen)}
+                unseen += [f"{number} of {sequence}" for number in sentences[sequence] if number not in seen]
+            _write_json(staging / name / "meta.json", {"videos": objects})
+            _write_json(staging / EXPRESSIONS / name / "meta_expressions.json", {"videos": videos})
+            count = sum(len(video["expressions"]) for video in videos.values())
+            notes.append(f"{out / name}: {len(videos)} sequences, {count} sentences")
+    if unseen:
+        notes.append(f"note: objects with sentences that no mask shows: {', '.join(unseen)}; their masks are empty")
+    print(*notes, sep="\n")
+
+
+# -- what is read ------------------------------------------------------------------------------------------------
+
+
+def _default(davis_path: Path, davis: Path, name: str) -> Path:
+    """Beside ``DAVIS`` or in it; beside where it is in neither, for the message."""
+    return davis / name if (davis / name).exists() else davis_path / name
+
+
+def _sequences(davis: Path, split: str, davis_path: Path) -> list[str]:
+    file = davis / "ImageSets" / "2017" / f"{split}.txt"
+    if not file.is_file():
+        raise MissingFileError(
+            f"--davis_path {davis_path}: {file} is missing; give the folder of DAVIS-2017-Unsupervised-trainval-480p"
+        )
+    try:
+        sequences = file.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: must be UTF-8 text ({error.reason}); download the file again") from None
+    return [plain_name(sequence, file) for sequence in sequences]
+
+
+def _check_sequences(lists: dict[str, list[str]], sentences: Sentences, texts: Path) -> None:
+    known = [sequence for sequences in lists.values() for sequence in sequences]
+    for sequence in sentences:
+        if sequence not in known:
+            raise UserError(
+                f"{texts}: sequence {sequence} must be in ImageSets/2017/train.txt or val.txt"
+                f"{did_you_mean(sequence, known)}; take all files from one distribution"
+            )
+    for sequence in known:
+        if sequence not in sentences:
+            raise UserError(f"{texts}: must have sentences for {sequence}, got none; download them again")
+
+
+def _categories(file: Path, sequences: list[str]) -> dict[str, dict[str, str]]:
+    content = read_annotations(file, f"--semantics {file}")
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must be an object of sequences, got {str(content)[:60]!r}; download the file again")
+    categories: dict[str, dict[str, str]] = {}
+    for sequence in map(str, content):
+        objects = entry(content, sequence, dict, file)
+        categories[RENAMED.get(sequence, sequence)] = {
+            number: entry(objects, number, str, f"{file}: {sequence}") for number in objects
+        }
+    for sequence in sequences:
+        if sequence not in categories:
+            raise UserError(f"{file}: must have the objects of sequence {sequence}, got none; download the file again")
+    return categories
+
+
+def _link_frames(davis: Path, sequence: str, target: Path) -> list[str]:
+    """Links the pictures and the masks of a sequence; returns the sorted names of its frames."""
+    names: list[list[str]] = []
+    for kind, folder, suffix in (
+        ("JPEGImages", davis / "JPEGImages" / "480p" / sequence, ".jpg"),
+        ("Annotations", davis / "Annotations_unsupervised" / "480p" / sequence, ".png"),
+    ):
+        files = sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith("."))
+        if not files:
+            raise MissingFileError(
+                f"{folder}: must hold the {suffix} files of a sequence, got none; unpack DAVIS again"
+            )
+        linked = target / kind / sequence
+        linked.mkdir(parents=True)
+        for file in files:
+            link_or_copy(file, linked / file.name)
+        names.append([file.stem for file in files])
+    pictures, masks = names
+    if pictures != masks:
+        lone = sorted(set(pictures) ^ set(masks))[0]
+        raise UserError(
+            f"{davis}: sequence {sequence} must have a mask for every frame, got {len(pictures)} frames and "
+            f"{len(masks)} masks, {lone} being in one only; unpack DAVIS again"
+        )
+    return pictures
+
+
+def _seen(folder: Path, frames: list[str]) -> dict[str, list[str]]:
+    """{object id: names of the frames whose masks show it}."""
+    seen: dict[str, list[str]] = {}
+    for frame in frames:
+        for number in np.unique(read_palette(folder / f"{frame}.png")).tolist():
+            seen.setdefault(str(number), []).append(frame)
+    return seen
+
+
+# -- what is written ---------------------------------------------------------------------------------------------
+
+
+def _expressions(objects: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+    """Expression 4 n + a is what annotation a says of the n-th object."""
+    said = [(number, sentence) for number, sentences in objects.items() for sentence in sentences]
+    return {str(exp_id): {"exp": sentence, "obj_id": number} for exp_id, (number, sentence) in enumerate(said)}
+
+
+def _objects(categories: dict[str, str], seen: dict[str, list[str]]) -> dict[str, Any]:
+    return {number: {"category": category, "frames": seen.get(number, [])} for number, category in categories.items()}
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,124 @@
+"""The masks of a user's own video, in pictures of object numbers or in a folder of binary pictures per object."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.convert.folder_frames import Frames
+from util.errors import MissingFileError, UserError
+from util.images import read_palette
+from util.masks import encode_rle
+from util.video import natural_order
+
+Masks = list[dict[str, Any] | None]  # compressed RLE per frame, None where the object is absent
+
+
+def read_masks(folder: Path, frames: Frames, objects: list[int]) -> dict[int, Masks]:
+    """The masks of some objects at every frame; an object that no mask shows has None throughout.
+
+    Args:
+        folder: holds ``<frame>.png`` whose values are object numbers, or ``<object>/<frame>.png`` of 0 and 255, where
+            a missing file is an absent object.
+
+    Raises:
+        UserError: if masks are missing, do not match the frames, or are no such pictures.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder; put the masks of video {frames.video} there")
+    pictures, objects_folders = _pngs(folder), _object_folders(folder)
+    if bool(pictures) == bool(objects_folders):
+        raise UserError(
+            f"{folder}: must hold either .png files or a folder of them per object number, got "
+            f"{'both' if pictures else 'neither'}; see python -m datasets.convert folder --help"
+        )
+    if pictures:
+        return _read_numbered(pictures, frames, objects)
+    return _read_binary(objects_folders, folder, frames, objects)
+
+
+def _read_numbered(pictures: list[Path], frames: Frames, objects: list[int]) -> dict[int, Masks]:
+    positions = _positions([picture.stem for picture in pictures], pictures[0].parent, frames, all_frames=True)
+    masks: dict[int, Masks] = {number: [None] * frames.count for number in objects}
+    for picture in pictures:
+        values = _read(picture, frames)
+        for number in objects:
+            masks[number][positions[picture.stem]] = encode_rle(values == number)
+    return masks
+
+
+def _read_binary(
+    objects_folders: dict[int, Path], folder: Path, frames: Frames, objects: list[int]
+) -> dict[int, Masks]:
+    pictures = {number: _pngs(objects_folder) for number, objects_folder in objects_folders.items()}
+    stems = {picture.stem: picture for listed in pictures.values() for picture in listed}
+    names = [picture.stem for picture in sorted(stems.values(), key=_by_name)]
+    # Where frames have no names of their own a missing file is known only beside another object's.
+    positions = _positions(names, folder, frames, all_frames=frames.names is None)
+    masks: dict[int, Masks] = {number: [None] * frames.count for number in objects}
+    for number in objects:
+        for picture in pictures.get(number, []):
+            values = _read(picture, frames)
+            others = set(np.unique(values).tolist()) - {0, 255}
+            if others:
+                raise UserError(
+                    f"{picture}: the mask of one object must hold 0 and 255 alone, got {min(others)}; "
+                    "write it without smoothing"
+                )
+            masks[number][positions[picture.stem]] = encode_rle(values == 255)
+    return masks
+
+
+def _positions(stems: list[str], folder: Path, frames: Frames, all_frames: bool) -> dict[str, int]:
+    """The frame that each mask belongs to: by name in a folder of images, in order for a video file."""
+    if all_frames and len(stems) != frames.count:
+        remedy = (
+            "write one for every frame, a black one where no object is"
+            if frames.names is not None
+            else "write one for every frame, a black one where no object is, or give the images that the masks are of"
+        )
+        raise UserError(
+            f"{folder}: must hold a mask for every frame of video {frames.video}, got {len(stems)} masks for "
+            f"{frames.count} frames; {remedy}"
+        )
+    if frames.names is None:
+        return {stem: position for position, stem in enumerate(stems)}
+    positions = {name: position for position, name in enumerate(frames.names)}
+    for stem in stems:
+        if stem not in positions:
+            raise UserError(
+                f"{folder}: a mask must have the name of a frame of video {frames.video}, as {frames.names[0]}.png, "
+                f"got {stem}.png; rename it"
+            )
+    return positions
+
+
+def _read(picture: Path, frames: Frames) -> NDArray[np.uint8]:
+    values = read_palette(picture)
+    if values.shape != frames.size:
+        raise UserError(
+            f"{picture}: must have the size of the frames of video {frames.video}, {frames.size[1]} x "
+            f"{frames.size[0]}, got {values.shape[1]} x {values.shape[0]}; resize it without smoothing"
+        )
+    return values
+
+
+def _pngs(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith(".")]
+    return sorted(files, key=_by_name)
+
+
+def _by_name(file: Path) -> list[tuple[int, int, str]]:
+    return natural_order(Path(file.stem))
+
+
+def _object_folders(folder: Path) -> dict[int, Path]:
+    folders: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        if not path.name.isdecimal() or int(path.name) in folders:
+            raise UserError(f"{path}: folders of masks must be called by object numbers, each once; rename it")
+        folders[int(path.name)] = path
+    return folders

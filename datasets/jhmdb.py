@@ -1,0 +1,103 @@
+"""JHMDB-Sentences, for evaluation: what the expressions are, their frames and masks. Free of torch."""
+
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from datasets.meta_expressions import is_number
+from datasets.split import Split, numbered_frames, plain_name, read_annotations
+from util.errors import UserError
+from util.extras import extra_module
+
+
+class JHMDBSentences(Split):
+    """JHMDB-Sentences, by MTTR's list of its samples.
+
+    A sample, our expression, is a sentence at the one frame where its mask is asked for: ``exp_id`` is the sample's
+    place in the list, ``annotated`` its position. Frames are those of the video that have masks.
+
+    Args:
+        root: the folder that holds ``Rename_Images``, ``puppet_mask`` and the list of the samples.
+        flag: the option that ``root`` came by, for messages.
+
+    Raises:
+        UserError: if files are missing or damaged, or disagree, or the package scipy is not installed.
+    """
+
+    def __init__(self, root: Path, flag: str = "--jhmdb_path") -> None:
+        extra_module("scipy.io", "JHMDB-Sentences")  # before any work, not at the first mask
+        self.has_masks, self.root = True, root
+        self.origin = f"{flag} {root}"
+        self.source = root / "jhmdb_sentences_samples_metadata.json"
+        rows = read_annotations(self.source, self.origin)
+        if not isinstance(rows, list):
+            raise UserError(f"{self.source}: must list samples, got {str(rows)[:60]!r}; download the file again")
+        self._actions: dict[str, str] = {}
+        self.expressions = [self._expression(row, number) for number, row in enumerate(rows)]
+
+    def frame_file(self, expression: Expression, index: int) -> Path:
+        return self._frame_folder(expression.video) / f"{expression.frames[index]}.png"
+
+    def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        expression.check_annotated(indices)
+        file = self.root / "puppet_mask" / self._actions[expression.video] / expression.video / "puppet_mask.mat"
+        video_masks = _puppet_masks(self.present(file))
+        if video_masks.shape[:2] != size or video_masks.shape[2] <= max(indices):
+            height, width, num_masks = video_masks.shape
+            raise UserError(
+                f"{file}: must have a mask of {size[1]} x {size[0]} at frame {max(indices) + 1}, got {num_masks} of "
+                f"{width} x {height}; download the file again"
+            )
+        return video_masks[:, :, indices].transpose(2, 0, 1)
+
+    def _frame_folder(self, video: str) -> Path:
+        return self.root / "Rename_Images" / self._actions[video] / video
+
+    def _expression(self, row: Any, number: int) -> Expression:
+        place = f"{self.source}: row {number}"
+        if (
+            not isinstance(row, list)
+            or len(row) != 5
+            or not all(isinstance(row[column], str) for column in (0, 1, 2, 4))
+        ):
+            raise UserError(
+                f"{place}: must be [video, frame file, mask file, number of frames, query], got {str(row)[:60]!r}; "
+                "download the file again"
+            )
+        video, frame_file, _, num_frames, caption = row
+        # The paths are of the machine that made the list; the layout from the action on is ours.
+        action, folder, frame = (("",) * 3 + PureWindowsPath(frame_file).parts)[-3:]
+        if folder != video:
+            raise UserError(f"{place}: the frame must lie in the folder {video[:60]!r}, got {folder[:60]!r}")
+        self._actions[plain_name(video, place)] = plain_name(action, place)
+        position = frame.removesuffix(".png")
+        if not is_number(position) or not is_number(num_frames) or not 1 <= int(position) <= int(num_frames):
+            raise UserError(
+                f"{place}: the frame must be a number from 1 to that of the frames, got {frame[:60]!r} of "
+                f"{str(num_frames)[:60]}; download the file again"
+            )
+        self.present(self._frame_folder(video) / f"{int(num_frames):05d}.png")  # before they are listed
+        return Expression(
+            video=video,
+            exp_id=str(number),
+            caption=caption,
+            frames=numbered_frames(int(num_frames)),
+            object_ids=None,
+            annotated=(int(position) - 1,),
+        )
+
+
+def _puppet_masks(file: Path) -> NDArray[np.bool_]:
+    """[H, W, T]: where the actor is seen."""
+    try:
+        masks = np.asarray(extra_module("scipy.io", "JHMDB-Sentences").loadmat(file)["part_mask"] > 0)
+    except UserError:
+        raise
+    except Exception as error:  # on damaged bytes scipy raises nearly anything
+        raise UserError(f"{file}: no masks or damaged ({error}); download the file again") from None
+    if masks.ndim != 3:
+        raise UserError(f"{file}: 'part_mask' must be of height, width and time, got {masks.shape}")
+    return masks

@@ -1,0 +1,103 @@
+"""Videos of JPEGs whose targets, one object each, lie in PNG files. Free of torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from datasets.meta_expressions import one_object, video_expressions
+from datasets.split import Split
+from util.errors import MissingFileError, UserError
+from util.images import read_palette
+
+VOID = 255  # marks pixels that nobody could assign, no object
+
+
+class PngMasks(Split):
+    """A split whose masks are palette images: the value of a pixel is the number of the object it shows.
+
+    Args:
+        root: the folder of the dataset.
+        images: the folder of a folder of JPEGs per video.
+        annotations: likewise of PNGs.
+        videos: the records of ``meta_expressions.json``.
+        source: this file.
+        flag: the option that ``root`` came by, for messages.
+        needs_masks: whether it is an error if the targets are hidden.
+        kind_key: where the expressions say of what sort they are.
+
+    Raises:
+        UserError: if files are missing or damaged, or disagree.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        images: Path,
+        annotations: Path,
+        videos: dict[str, Any],
+        source: Path,
+        *,
+        flag: str,
+        needs_masks: bool,
+        kind_key: str = "kind",
+    ) -> None:
+        self.root, self.origin = root, f"{flag} {root}"
+        self.images, self.annotations, self.source = images, annotations, source
+        self.expressions = [
+            expression
+            for video, record in videos.items()
+            for expression in video_expressions(video, record, source, self.targets, kind_key)
+        ]
+        hidden = [expression.key for expression in self.expressions if expression.object_ids is None]
+        if hidden and (needs_masks or len(hidden) < len(self.expressions)):
+            raise UserError(
+                f"{source}: {'/'.join(hidden[0])}: an entry lacks the key 'obj_id'; download the file again"
+            )
+        if needs_masks and not annotations.is_dir():
+            raise MissingFileError(
+                f"{self.origin}: {annotations} is missing; unpack the annotations of the dataset there"
+            )
+        self.has_masks = annotations.is_dir() and not hidden
+
+    def targets(self, fields: Any, place: str) -> tuple[str, ...] | None:
+        """The object of an expression; None where the split hides it.
+
+        Raises:
+            UserError: if it is no number that a pixel can have.
+        """
+        objects = one_object(fields, place)
+        if objects and not 0 < int(objects[0]) < VOID:
+            raise UserError(
+                f"{place}: 'obj_id' must be from 1 to {VOID - 1}, got {objects[0]}; download the file again"
+            )
+        return objects
+
+    def frame_file(self, expression: Expression, index: int) -> Path:
+        return self.images / expression.video / f"{expression.frames[index]}.jpg"
+
+    def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        masks = np.zeros((len(indices), *size), bool)
+        for row, index in enumerate(indices):
+            file = self.mask_file(expression, index)
+            if file is None:
+                continue
+            values = read_palette(self.present(file))
+            if values.shape != size:
+                raise UserError(
+                    f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
+                    f"{values.shape[0]}; unpack the dataset again"
+                )
+            masks[row] = self.shown(values, expression, file)
+        return masks
+
+    def mask_file(self, expression: Expression, index: int) -> Path | None:
+        """The PNG of a position; None where it need not exist, the object being absent."""
+        return self.annotations / expression.video / f"{expression.frames[index]}.png"
+
+    def shown(self, values: NDArray[np.uint8], expression: Expression, file: Path) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Where the pixels of a PNG, [H, W], show the object of an expression."""
+        assert expression.object_ids is not None, "masks were asked of a split that hides them"
+        return values == int(expression.object_ids[0])

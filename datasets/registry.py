@@ -1,0 +1,93 @@
+"""The names of ``--dataset_file``: which readers they mean, and how their clips are made. Free of torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.a2d import A2DSentences
+from datasets.davis import RefDAVIS17
+from datasets.jhmdb import JHMDBSentences
+from datasets.long_rvos import LongRVOS
+from datasets.mevis import MeViS
+from datasets.refcoco import RefCOCO
+from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
+from datasets.split import Split
+from datasets.ytvos import RefYouTubeVOS
+from util.errors import UserError
+
+REFCOCO = ("refcoco", "refcoco+", "refcocog")
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Where the datasets lie; only those that are named need exist. ``cache_dir`` is for converted masks."""
+
+    mevis: Path
+    ytvos: Path
+    davis: Path
+    coco: Path
+    long_rvos: Path
+    a2d: Path
+    jhmdb: Path
+    toy: Path
+    cache_dir: Path | None = None
+
+
+# The training split of a name, and the validation split with public masks.
+TRAIN: dict[str, Callable[[DatasetPaths], Split]] = {
+    "mevis": lambda paths: MeViS(paths.mevis, "train", paths.cache_dir),
+    "ytvos": lambda paths: RefYouTubeVOS(paths.ytvos, "train"),
+    "davis": lambda paths: RefDAVIS17(paths.davis, "train"),
+    "refcoco": lambda paths: RefCOCO(paths.coco, "refcoco", "train"),
+    "refcoco+": lambda paths: RefCOCO(paths.coco, "refcoco+", "train"),
+    "refcocog": lambda paths: RefCOCO(paths.coco, "refcocog", "train"),
+    "long_rvos": lambda paths: LongRVOS(paths.long_rvos, "train"),
+    "a2d": lambda paths: A2DSentences(paths.a2d, "train"),
+    "jhmdb": lambda paths: JHMDBSentences(paths.jhmdb),
+    "toy": lambda paths: MeViS(paths.toy, "train", paths.cache_dir, "--toy_path"),
+}
+VALIDATION: dict[str, Callable[[DatasetPaths], Split]] = {
+    "mevis": lambda paths: MeViS(paths.mevis, "valid_u", paths.cache_dir),
+    "davis": lambda paths: RefDAVIS17(paths.davis, "valid"),
+    "long_rvos": lambda paths: LongRVOS(paths.long_rvos, "valid"),
+    "toy": lambda paths: MeViS(paths.toy, "valid_u", paths.cache_dir, "--toy_path"),
+}
+# Several datasets under one name.
+GROUPS: dict[str, list[tuple[str, str]]] = {
+    "pretrain": [(name, IMAGE) for name in REFCOCO],
+    "joint": [("ytvos", VIDEO), *((name, PSEUDO_VIDEO) for name in REFCOCO)],
+}
+# One annotated frame a sentence: the frames around it cannot be supervised.
+ONE_FRAME = (*REFCOCO, "a2d", "jhmdb")
+NAMES = (*TRAIN, *GROUPS)
+
+
+def training_sources(names: dict[str, float], paths: DatasetPaths) -> list[Source]:
+    """The sources of a training set.
+
+    Args:
+        names: of ``NAMES``, each with its weight: how often an epoch visits its items.
+
+    Raises:
+        UserError: if a dataset is missing or damaged.
+    """
+    return [
+        Source(member, TRAIN[member](paths), form, weight)
+        for name, weight in names.items()
+        for member, form in GROUPS.get(name, [(name, IMAGE if name in ONE_FRAME else VIDEO)])
+    ]
+
+
+def validation_split(names: dict[str, float], paths: DatasetPaths) -> Split:
+    """The split that watches a training run: of the first of the names that has one with public masks.
+
+    Raises:
+        UserError: if none has, or it is missing or damaged.
+    """
+    for name in names:
+        if name in VALIDATION:
+            return VALIDATION[name](paths)
+    raise UserError(
+        f"--eval_steps: {', '.join(names)} has no validation split with public masks; use --eval_steps 0, or one of "
+        f"{', '.join(VALIDATION)}"
+    )
