@@ -32,6 +32,7 @@ def build_parser() -> OptionParser:
     parser = OptionParser(prog=PROGRAM, description="Segment and score a split of MeViS.", removed=REMOVED_FLAGS)
     parser.add_argument("--mevis_path", default="datasets/MeViS", metavar="DIR", help="holds train, valid_u and valid")
     parser.add_argument("--split", choices=SPLITS, default="valid_u", help="valid has no public masks")
+    parser.add_argument("--cache_dir", metavar="DIR", help="for converted masks; by default beside their source")
     parser.add_argument("--output_dir", default="output/mevis", metavar="DIR", help="where masks and metrics go")
     parser.add_argument(
         "--seed",
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
     torch.manual_seed(options.seed)
-    split = MeViS(Path(options.mevis_path), options.split)
+    split = MeViS(Path(options.mevis_path), options.split, Path(options.cache_dir) if options.cache_dir else None)
     dtype = select_dtype(options.dtype, device)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype)
     pipeline = loaded.pipeline.to(state.device if options.device in ("auto", "cuda") else device)

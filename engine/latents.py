@@ -70,7 +70,9 @@ class CachedLatents(Dataset[LatentClip]):
         self.folder = folder
         self.clips = clips
         folder.mkdir(parents=True, exist_ok=True)
-        self._check_identity({**identity, "num_frames": str(clips.options.num_frames)})
+        box = clips.options.box
+        size = f"{box.short_side} x {box.long_side}, multiples of {box.multiple}"
+        self._check_identity({**identity, "num_frames": str(clips.options.num_frames), "size": size})
         groups: dict[Path, list[Item]] = defaultdict(list)
         for item in clips.items:
             groups[self._file(item)].append(item)
@@ -123,7 +125,7 @@ class CachedLatents(Dataset[LatentClip]):
         if manifest.is_file():
             if read_json(manifest) != identity:
                 raise UserError(
-                    f"--latent_cache {self.folder}: made with another VAE, data or clip length; give another folder"
+                    f"--latent_cache {self.folder}: made with another VAE, data, clip length or size; give another folder"
                 )
         elif any(self.folder.iterdir()):
             raise UserError(f"--latent_cache {self.folder}: not empty and no latent cache; give another folder")

@@ -81,15 +81,15 @@ def write_davis(root, folder="valid", meta_folder="valid", level=""):
     return SimpleNamespace(root=root, source=source, truth=truth)
 
 
-def write_long_rvos(root):
-    source = write_json(root / "valid" / "meta_expressions.json", {"videos": _videos(type="dynamic")})
-    truth = _write_videos(root / "valid" / "JPEGImages")
+def write_long_rvos(root, split="valid"):
+    source = write_json(root / split / "meta_expressions.json", {"videos": _videos(type="dynamic")})
+    truth = _write_videos(root / split / "JPEGImages")
     for video, values in truth.items():
         values[1][values[1] == 1] = 0  # absent there, so without a file
         for frame, numbers in zip(sorted(FRAMES), values, strict=True):
             for number in (1, 2):
                 if (numbers == number).any():
-                    file = root / "valid" / "Annotations" / video / str(number) / f"{frame}.png"
+                    file = root / split / "Annotations" / video / str(number) / f"{frame}.png"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(np.where(numbers == number, 255, 0).astype(np.uint8)).save(file)
     return SimpleNamespace(root=root, source=source, truth=truth)
@@ -143,7 +143,7 @@ def write_clip(path, size=SIZE):
         container.mux(stream.encode(None))
 
 
-def write_a2d(root):
+def write_a2d(root, split="test"):
     for video in ("-clip", "other"):
         write_clip(root / "Release" / "clips320H" / f"{video}.mp4")
     folder = root / "text_annotations" / "a2d_annotation_with_instances"
@@ -162,7 +162,7 @@ def write_a2d(root):
         ["alone now", "-clip", 5, 7],
         ["alone", "other", 1, "1"],
     ]
-    source = write_json(root / "a2d_sentences_single_frame_test_annotations.json", rows)
+    source = write_json(root / f"a2d_sentences_single_frame_{split}_annotations.json", rows)
     # Samples: {expression id: (mask, position)}.
     samples = {"0": (truth[0], 1), "1": (truth[1], 1), "3": (truth[0], 4), "4": (truth[0], 0)}
     return SimpleNamespace(root=root, source=source, samples=samples, folder=folder)
