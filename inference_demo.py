@@ -10,15 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from engine.demo import hashing, segment_video, staged_result, write_record
 from engine.segment import SegmentOptions
 from models.text import clean_captions
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import DEFAULT_WAN_PATH, MAX_SEED, add_device_flags, add_segment_flags, add_weight_flags
+from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_segment_flags, add_weight_flags
 from util.options import OptionParser, float_in, int_in
 from util.video import open_frames
 
@@ -39,12 +37,6 @@ def build_parser() -> OptionParser:
     )
     parser.add_argument("--max_frames", type=int_in(1), help="segment only the first frames")
     parser.add_flag("--save_fig", default=False, help="save each overlay as a picture, too")
-    parser.add_argument(
-        "--seed",
-        type=int_in(0, MAX_SEED),
-        default=0,
-        help="of random draws; a flow from the video draws none",
-    )
     add_weight_flags(parser)
     add_device_flags(parser)
     add_segment_flags(parser)
@@ -65,7 +57,6 @@ def run(options: argparse.Namespace) -> None:
     source = open_frames(options.input_path, options.fps, options.max_frames)
     output_dir = Path(options.output_dir)
     wan_path, vae_ckpt = _weights_or_toy(options)
-    torch.manual_seed(options.seed)
     with staged_result(output_dir, source) as folder:
         loaded = load_flowrvs(wan_path, options.dit_ckpt, vae_ckpt, options.weights, dtype)
         loaded.pipeline.to(device)

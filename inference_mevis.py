@@ -8,7 +8,6 @@ Under torchrun each process takes its share of the videos.
 import argparse
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from datasets.mevis import SPLITS, MeViS
@@ -17,8 +16,8 @@ from engine.segment import SegmentOptions
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import MAX_SEED, add_device_flags, add_segment_flags, add_weight_flags
-from util.options import OptionParser, int_in
+from util.flags import add_device_flags, add_segment_flags, add_weight_flags
+from util.options import OptionParser
 
 PROGRAM = "inference_mevis.py"
 REMOVED_FLAGS = {
@@ -34,12 +33,6 @@ def build_parser() -> OptionParser:
     parser.add_argument("--split", choices=SPLITS, default="valid_u", help="valid has no public masks")
     parser.add_argument("--cache_dir", metavar="DIR", help="for converted masks; by default beside their source")
     parser.add_argument("--output_dir", default="output/mevis", metavar="DIR", help="where masks and metrics go")
-    parser.add_argument(
-        "--seed",
-        type=int_in(0, MAX_SEED),
-        default=0,
-        help="of random draws; a flow from the video draws none",
-    )
     add_weight_flags(parser)
     add_device_flags(parser)
     add_segment_flags(parser)
@@ -55,7 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
-    torch.manual_seed(options.seed)
     split = MeViS(Path(options.mevis_path), options.split, Path(options.cache_dir) if options.cache_dir else None)
     dtype = select_dtype(options.dtype, device)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype)

@@ -11,6 +11,7 @@ import argparse
 from datasets.registry import NAMES
 from datasets.sampling import SAMPLINGS
 from engine.train import train
+from models.objectives import OBJECTIVES
 from util.device import device_name
 from util.errors import did_you_mean, exit_on_user_error
 from util.flags import MAX_BOX, MAX_SEED, MIN_BOX, add_dataset_flags, add_weight_flags
@@ -79,6 +80,11 @@ def _add_data_flags(parser: OptionParser) -> None:
 
 
 def _add_method_flags(parser: OptionParser) -> None:
+    parser.add_argument("--objective", choices=OBJECTIVES, default="flow", help="flow, or a baseline of the paper")
+    parser.add_argument(
+        "--timestep_beta", type=float_in(-100, 100), default=0.0,
+        help="lean the timesteps towards the video end (above 0) or the mask end (below 0)",
+    )  # fmt: skip
     parser.add_argument("--bbs_prob", type=float_in(0, 1), default=0.5, help="boundary-biased sampling; 0 is uniform")
     parser.add_flag("--use_spa", default=True, help="start-point augmentation: sample the video's posterior")
     parser.add_flag("--use_dvi", default=True, help="direct video injection: 2C input channels")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.meta_expressions import is_number
-from datasets.split import Split, numbered_frames, plain_name, read_annotations
+from datasets.split import MaskSizeError, Split, each_row, numbered_frames, plain_name, read_annotations
 from util.errors import UserError
 from util.extras import extra_module
 from util.frames import Frame
@@ -36,12 +36,13 @@ class A2DSentences(Split):
         root: the folder that holds ``Release``, ``text_annotations`` and the list of the samples.
         split: ``train`` or ``test``.
         flag: the option that ``root`` came by, for messages.
+        faults: gets what is wrong with single samples, which are then left out; None raises the first.
 
     Raises:
         UserError: if files are missing or damaged, or disagree, or the package h5py is not installed.
     """
 
-    def __init__(self, root: Path, split: str, flag: str = "--a2d_path") -> None:
+    def __init__(self, root: Path, split: str, flag: str = "--a2d_path", faults: list[UserError] | None = None) -> None:
         extra_module("h5py", "A2D-Sentences")  # before any work, not at the first mask
         self.has_masks, self.root = True, root
         self.origin = f"{flag} {root}"
@@ -52,8 +53,7 @@ class A2DSentences(Split):
         if not isinstance(rows, list):
             raise UserError(f"{self.source}: must list samples, got {str(rows)[:60]!r}; download the file again")
         self._clips: dict[str, tuple[int, tuple[int, int]]] = {}  # number of frames, (H, W)
-        read = [self._expression(row, number) for number, row in enumerate(rows)]
-        self.expressions = [expression for expression in read if expression is not None]
+        self.expressions = each_row(self._expression, rows, faults)
 
     def frame_file(self, expression: Expression, index: int) -> Path:  # noqa: ARG002
         """The clip that holds the picture."""
@@ -94,7 +94,7 @@ class A2DSentences(Split):
         file = self.annotations / expression.video / f"{expression.frames[expression.annotated[0]]}.h5"
         mask = _instance_mask(self.present(file), int(expression.object_ids[0]))
         if mask.shape != size:
-            raise UserError(
+            raise MaskSizeError(
                 f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {mask.shape[1]} x "
                 f"{mask.shape[0]}; download the file again"
             )

@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.meta_expressions import is_number
-from datasets.split import Split, numbered_frames, plain_name, read_annotations
+from datasets.split import (
+    MaskCountError,
+    MaskSizeError,
+    Split,
+    each_row,
+    numbered_frames,
+    plain_name,
+    read_annotations,
+)
 from util.errors import UserError
 from util.extras import extra_module
 
@@ -22,12 +30,13 @@ class JHMDBSentences(Split):
     Args:
         root: the folder that holds ``Rename_Images``, ``puppet_mask`` and the list of the samples.
         flag: the option that ``root`` came by, for messages.
+        faults: gets what is wrong with single samples, which are then left out; None raises the first.
 
     Raises:
         UserError: if files are missing or damaged, or disagree, or the package scipy is not installed.
     """
 
-    def __init__(self, root: Path, flag: str = "--jhmdb_path") -> None:
+    def __init__(self, root: Path, flag: str = "--jhmdb_path", faults: list[UserError] | None = None) -> None:
         extra_module("scipy.io", "JHMDB-Sentences")  # before any work, not at the first mask
         self.has_masks, self.root = True, root
         self.origin = f"{flag} {root}"
@@ -36,7 +45,7 @@ class JHMDBSentences(Split):
         if not isinstance(rows, list):
             raise UserError(f"{self.source}: must list samples, got {str(rows)[:60]!r}; download the file again")
         self._actions: dict[str, str] = {}
-        self.expressions = [self._expression(row, number) for number, row in enumerate(rows)]
+        self.expressions = each_row(self._expression, rows, faults)
 
     def frame_file(self, expression: Expression, index: int) -> Path:
         return self._frame_folder(expression.video) / f"{expression.frames[index]}.png"
@@ -45,9 +54,10 @@ class JHMDBSentences(Split):
         expression.check_annotated(indices)
         file = self.root / "puppet_mask" / self._actions[expression.video] / expression.video / "puppet_mask.mat"
         video_masks = _puppet_masks(self.present(file))
-        if video_masks.shape[:2] != size or video_masks.shape[2] <= max(indices):
-            height, width, num_masks = video_masks.shape
-            raise UserError(
+        height, width, num_masks = video_masks.shape
+        if (height, width) != size or num_masks <= max(indices):
+            fault = MaskCountError if (height, width) == size else MaskSizeError
+            raise fault(
                 f"{file}: must have a mask of {size[1]} x {size[0]} at frame {max(indices) + 1}, got {num_masks} of "
                 f"{width} x {height}; download the file again"
             )

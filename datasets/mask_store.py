@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from datasets.split import DuplicateKeyError
 from util.errors import UserError
 from util.files import move_over, staged_folder
 from util.json_items import object_items
@@ -155,7 +156,9 @@ class _Arrays:
 
     def add(self, annotation: str, masks: Any, source: Path) -> None:
         if annotation in self.objects:
-            raise UserError(f"{source}: not valid JSON (annotation {annotation} stands in it twice); download it again")
+            raise DuplicateKeyError(
+                f"{source}: not valid JSON (annotation {annotation} stands in it twice); download it again"
+            )
         if not isinstance(masks, list):
             raise UserError(f"{source}: annotation {annotation} must list its masks, got {str(masks)[:60]!r}")
         self.objects[annotation] = (len(self.ends), len(masks))

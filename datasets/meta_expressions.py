@@ -57,6 +57,11 @@ def video_expressions(
     return expressions
 
 
+def unsorted_videos(videos: dict[str, Any]) -> tuple[str, ...]:
+    """Those of checked records whose frames do not stand in the order of their names."""
+    return tuple(video for video, record in videos.items() if record["frames"] != sorted(record["frames"]))
+
+
 def one_object(fields: Any, place: str) -> tuple[str, ...] | None:
     """The number under ``obj_id``, as text without leading zeros; None where the split hides it.
 

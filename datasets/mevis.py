@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.mask_store import MaskStore
-from datasets.meta_expressions import read_videos, video_expressions
-from datasets.split import Split, entry, frame_names
+from datasets.meta_expressions import read_videos, unsorted_videos, video_expressions
+from datasets.split import MaskCountError, MaskSizeError, Split, entry, frame_names
 from util.errors import UserError
 
 SPLITS = ("train", "valid_u", "valid", "test")
@@ -34,17 +34,18 @@ class MeViS(Split):
 
     def __init__(self, root: Path, split: str, cache_dir: Path | None = None, flag: str = "--mevis_path") -> None:
         self.root = root
-        self.root = root
         self.folder = root / split
         self.origin = f"{flag} {root}"
         present = [self.folder / name for name in META_FILES if (self.folder / name).is_file()]
-        meta_file = present[0] if present else self.folder / META_FILES[0]
+        meta_file = self.source = present[0] if present else self.folder / META_FILES[0]
         self._order: dict[str, list[int]] = {}
         self.expressions = []
-        for video, record in read_videos(meta_file, self.origin).items():
+        videos = read_videos(meta_file, self.origin)
+        for video, record in videos.items():
             names = frame_names(record, f"{meta_file}: {video}")
             self._order[video] = sorted(range(len(names)), key=names.__getitem__)
             self.expressions += video_expressions(video, record, meta_file, _targets)
+        self.unsorted_videos = unsorted_videos(videos)
         mask_file = self.folder / "mask_dict.json"
         self.has_masks = mask_file.is_file()
         if self.has_masks:
@@ -59,14 +60,14 @@ class MeViS(Split):
         for annotation in expression.object_ids or ():
             listed = self._store.num_masks(annotation) if annotation in self._store else None
             if listed != len(order):
-                raise UserError(
+                raise MaskCountError(
                     f"{self._store.source}: annotation {annotation} of {expression.video} must list {len(order)} "
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
             for row, index in enumerate(indices):
                 own_size = self._store.size(annotation, order[index])
                 if own_size not in (None, size):
-                    raise UserError(
+                    raise MaskSizeError(
                         f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of "
                         f"{expression.video} have {size}"
                     )

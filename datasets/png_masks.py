@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.expression import Expression
-from datasets.meta_expressions import one_object, video_expressions
-from datasets.split import Split
+from datasets.meta_expressions import one_object, unsorted_videos, video_expressions
+from datasets.split import MaskSizeError, Split
 from util.errors import MissingFileError, UserError
 from util.images import read_palette
 
@@ -51,6 +51,7 @@ class PngMasks(Split):
             for video, record in videos.items()
             for expression in video_expressions(video, record, source, self.targets, kind_key)
         ]
+        self.unsorted_videos = unsorted_videos(videos)
         hidden = [expression.key for expression in self.expressions if expression.object_ids is None]
         if hidden and (needs_masks or len(hidden) < len(self.expressions)):
             raise UserError(
@@ -86,7 +87,7 @@ class PngMasks(Split):
                 continue
             values = read_palette(self.present(file))
             if values.shape != size:
-                raise UserError(
+                raise MaskSizeError(
                     f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
                     f"{values.shape[0]}; unpack the dataset again"
                 )

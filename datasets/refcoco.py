@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from datasets.coco_masks import CocoMask, checked_mask
 from datasets.expression import Expression
-from datasets.split import Split, entry, plain_name, read_annotations
+from datasets.split import MaskSizeError, Split, each_row, entry, plain_name, read_annotations
 from util.errors import UserError
 
 SPLITS = {
@@ -29,12 +29,20 @@ class RefCOCO(Split):
         dataset: one of ``SPLITS``.
         split: one of ``SPLITS[dataset]``.
         flag: the option that ``root`` came by, for messages.
+        faults: gets what is wrong with single sentences, which are then left out; None raises the first.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
     """
 
-    def __init__(self, root: Path, dataset: str, split: str, flag: str = "--coco_path") -> None:
+    def __init__(
+        self,
+        root: Path,
+        dataset: str,
+        split: str,
+        flag: str = "--coco_path",
+        faults: list[UserError] | None = None,
+    ) -> None:
         if split not in SPLITS.get(dataset, ()):
             known = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in SPLITS.items())
             raise UserError(f"{dataset}: no split '{split}' of it; {known}")
@@ -46,11 +54,10 @@ class RefCOCO(Split):
         annotations = self._by_image(entry(content, "annotations", list, self.source))
         self._files: dict[str, Path] = {}
         self._masks: dict[str, CocoMask] = {}
-        self.expressions = [
-            self._expression(image, annotations) for image in entry(content, "images", list, self.source)
-        ]
+        images = entry(content, "images", list, self.source)
+        self.expressions = each_row(lambda image, _: self._expression(image, annotations), images, faults)
         for video in annotations:
-            if video not in self._files:
+            if video not in self._files and not faults:
                 raise UserError(f"{self.source}: an annotation is of image {video}, which is absent; {AGAIN}")
 
     def frame_file(self, expression: Expression, index: int) -> Path:  # noqa: ARG002
@@ -59,7 +66,7 @@ class RefCOCO(Split):
     def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         mask = self._masks[expression.video]
         if mask.size != size:
-            raise UserError(
+            raise MaskSizeError(
                 f"{self.source}: image {expression.video} is {mask.size[1]} x {mask.size[0]}, its file "
                 f"{self._files[expression.video]} is {size[1]} x {size[0]}; {AGAIN}"
             )

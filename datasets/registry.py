@@ -1,5 +1,6 @@
 """The names of ``--dataset_file``: which readers they mean, and how their clips are made. Free of torch."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
 from datasets.split import Split
 from datasets.ytvos import RefYouTubeVOS
 from util.errors import UserError
+from util.flags import DATASET_PATHS
 
 REFCOCO = ("refcoco", "refcoco+", "refcocog")
 
@@ -31,6 +33,12 @@ class DatasetPaths:
     jhmdb: Path
     toy: Path
     cache_dir: Path | None = None
+
+    @classmethod
+    def from_flags(cls, options: argparse.Namespace) -> "DatasetPaths":
+        """From the flags of ``util.flags.add_dataset_flags``."""
+        cache_dir = Path(options.cache_dir) if options.cache_dir else None
+        return cls(**{name: Path(getattr(options, f"{name}_path")) for name in DATASET_PATHS}, cache_dir=cache_dir)
 
 
 # The training split of a name, and the validation split with public masks.

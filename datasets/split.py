@@ -3,8 +3,9 @@
 import functools
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from util.errors import MissingFileError, UserError
 from util.frames import Frame
 from util.images import image_size, read_image
 
+Row = TypeVar("Row")
+
 
 class Split(ABC):
     """One split of a dataset.
@@ -22,13 +25,17 @@ class Split(ABC):
         expressions: in the order of the annotation file; keys (video id, expression id) are unique.
         has_masks: whether this split's targets are public.
         root: the folder of the dataset.
+        source: the annotation file.
         origin: the option that the dataset came by, with its value, for messages: ``--mevis_path DIR``.
+        unsorted_videos: videos whose frames the annotation file lists in another order than by name; ours are sorted.
     """
 
     expressions: list[Expression]
     has_masks: bool
     root: Path
+    source: Path
     origin: str = "the dataset"
+    unsorted_videos: tuple[str, ...] = ()
 
     @abstractmethod
     def frame_file(self, expression: Expression, index: int) -> Path:
@@ -43,7 +50,8 @@ class Split(ABC):
             size: (H, W) in pixels of the frames.
 
         Raises:
-            UserError: if the masks are missing, damaged or of another size.
+            MissingFileError, MaskCountError, MaskSizeError: if there are none, too few or too many, of another size.
+            UserError: if they are damaged.
             ValueError: for a position without annotation, see ``Expression.annotated``.
         """
 
@@ -90,6 +98,14 @@ class Split(ABC):
         return file
 
 
+class MaskCountError(UserError):
+    """There are more or fewer masks than frames."""
+
+
+class MaskSizeError(UserError):
+    """A mask has another size than its frame."""
+
+
 # -- reading annotation files ------------------------------------------------------------------------------------
 
 
@@ -106,7 +122,9 @@ def read_annotations(file: Path, flag: str) -> Any:
         raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
     try:
         return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:  # of the decoder, of UTF-8, of a number of 5000 digits, or ours
+    except DuplicateKeyError as error:
+        raise DuplicateKeyError(f"{file}: not valid JSON ({error}); download the file again") from None
+    except (ValueError, RecursionError) as error:  # of the decoder, of UTF-8, of a number of 5000 digits
         raise UserError(f"{file}: not valid JSON ({error}); download the file again") from None
 
 
@@ -169,6 +187,23 @@ def plain_name(name: str, source: Path | str) -> str:
     return name
 
 
+def each_row(read: Callable[[Any, int], Row | None], rows: list[Any], faults: list[UserError] | None) -> list[Row]:
+    """What ``read`` makes of each row and its place, without those of which it makes None.
+
+    Args:
+        faults: gets what is wrong with rows, which are then left out; None raises the first.
+    """
+    made = []
+    for number, row in enumerate(rows):
+        try:
+            made.append(read(row, number))
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+    return [one for one in made if one is not None]
+
+
 @functools.cache  # many expressions share one
 def numbered_frames(count: int) -> tuple[str, ...]:
     """The names of frames numbered from 00001, as A2D and JHMDB have them."""
@@ -179,12 +214,14 @@ LONGEST_NAME = 240  # bytes, of the 255 that file systems allow, with a suffix
 JSON_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
-class DuplicateKeyError(ValueError):
+class DuplicateKeyError(UserError):
     """A JSON object names a key twice."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise DuplicateKeyError("an object names a key twice")
+        keys = [key for key, _ in pairs]
+        doubled = sorted({key for key in record if keys.count(key) > 1})
+        raise DuplicateKeyError(f"an object names {', '.join(map(repr, doubled))[:200]} twice")
     return record

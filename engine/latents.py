@@ -125,7 +125,8 @@ class CachedLatents(Dataset[LatentClip]):
         if manifest.is_file():
             if read_json(manifest) != identity:
                 raise UserError(
-                    f"--latent_cache {self.folder}: made with another VAE, data, clip length or size; give another folder"
+                    f"--latent_cache {self.folder}: made with another VAE, data, clip length or size; "
+                    "give another folder"
                 )
         elif any(self.folder.iterdir()):
             raise UserError(f"--latent_cache {self.folder}: not empty and no latent cache; give another folder")

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from datasets.clip import ClipBatch
 from engine.latents import LatentBatch
 from models import mask_vae
-from models.dit import predict_velocity
-from models.flow import interpolate, sample_sigma, velocity_target
+from models.dit import has_injection, predict_velocity
+from models.flow import sample_sigma
+from models.objectives import FLOW, NOISE, OBJECTIVE_ENTRY, REM, check_objective, training_example
 from models.text import CaptionTable
 
 
@@ -35,14 +36,19 @@ class Task(Protocol):
 
 
 class FlowTask:
-    """Flow matching from video latents to mask latents.
+    """Flow matching from video latents to mask latents, or a baseline of it.
 
     Args:
-        dit: the velocity field, trained.
+        dit: trained.
         vae: frozen; encodes clips that come as pictures.
         captions: embeddings of every caption.
         bbs_prob: probability of the start point in boundary-biased sampling; 0 is uniform.
         start_point_augmentation: video latents are a sample of the posterior instead of its mean.
+        objective: what the DiT predicts; see ``models.objectives``.
+        timestep_beta: bias of the other timesteps; see ``sample_sigma``.
+
+    Raises:
+        UserError: if the DiT cannot have the objective.
     """
 
     part = "transformer"
@@ -55,30 +61,41 @@ class FlowTask:
         *,
         bbs_prob: float,
         start_point_augmentation: bool,
+        objective: str = FLOW,
+        timestep_beta: float = 0.0,
     ) -> None:
+        check_objective(objective, has_injection(dit))
+        if objective != FLOW:
+            dit.register_to_config(**{OBJECTIVE_ENTRY: objective})  # checkpoints carry it
         self.model = dit
         self.vae = vae
         self.captions = captions
         self.bbs_prob = bbs_prob
         self.start_point_augmentation = start_point_augmentation
+        self.objective = objective
+        self.timestep_beta = timestep_beta
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
         device = self.model.device
         generators = [Generator().manual_seed(seed) for seed in batch.seeds]
-        sigma = torch.cat([sample_sigma(1, self.bbs_prob, generator) for generator in generators]).to(device)
+        sigma = torch.cat(
+            [sample_sigma(1, self.bbs_prob, generator, self.timestep_beta) for generator in generators]
+        ).to(device)
         with torch.no_grad():
             latents = self._encode(batch) if isinstance(batch, ClipBatch) else batch
             mean, mask_latents = latents.mean.to(device), latents.mask_latents.to(device)
             if self.start_point_augmentation:
-                noise = torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators])
-                mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), noise.to(mean))
+                mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), _noise_like(mean, generators))
             video_latents = mask_vae.normalise(self.vae, mean)
+            if self.objective == REM:
+                mask_latents = mask_vae.normalise(self.vae, mask_latents)
             embeddings = self.captions.lookup(batch.captions).to(device)
-        velocity = predict_velocity(
-            self.model, interpolate(video_latents, mask_latents, sigma), video_latents, sigma, embeddings
-        )
+            noise = _noise_like(mean, generators) if self.objective == NOISE else video_latents
+            example = training_example(self.objective, video_latents, mask_latents, sigma, noise)
+        prediction = predict_velocity(self.model, example.latents, video_latents, example.sigma, embeddings)
         is_real = self._real_latents(batch.num_real_frames, video_latents)
-        errors = mean_error(velocity.float(), velocity_target(video_latents, mask_latents), is_real)
+        errors = mean_error(prediction.float(), example.target, is_real)
+        sigma = example.sigma
         at_start = sigma == 1
         numbers = {
             "loss_at_start": errors[at_start].detach().mean(),  # NaN where the batch has none: not logged
@@ -126,12 +143,16 @@ class MaskVAETask:
         masks = torch.stack(crops).to(self.model.device)
         with torch.no_grad():
             latents = mask_vae.encode_masks(self.model, masks)
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-            latents = latents + self.latent_noise * noise.to(latents)
+            latents = latents + self.latent_noise * _noise_like(latents, generators)
         logits = mask_vae.decode_unclamped(self.model, latents).float().mean(dim=1, keepdim=True)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
         dice = dice_loss(logits, masks)
         return StepResult(cross_entropy + dice, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()})
+
+
+def _noise_like(latents: Tensor, generators: list[Generator]) -> Tensor:
+    """Standard normal noise, each sample's from its own generator."""
+    return torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]).to(latents)
 
 
 def mean_error(prediction: Tensor, target: Tensor, is_real: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ from util.checkpoint import read_json, sha256_of
 from util.device import select_device
 from util.errors import UserError
 from util.files import write_text_whole
-from util.flags import DATASET_PATHS
 
 VALIDATION_VIDEOS = 20
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
@@ -56,7 +55,7 @@ def train(options: argparse.Namespace) -> None:
     if options.resume is None and (run_dir / "latest").exists():
         raise UserError(f"--output_dir {run_dir}: holds a run; go on with --resume auto, or give another folder")
     names = dict(options.mixture or [(options.dataset_file, 1.0)])
-    paths = _dataset_paths(options)
+    paths = DatasetPaths.from_flags(options)
     sources = training_sources(names, paths)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights)
     pipeline = loaded.pipeline.to(device)
@@ -80,11 +79,6 @@ def train(options: argparse.Namespace) -> None:
             with trainer.averaged_weights():
                 validator.run(step)
     print(f"Done: {trainer.step} steps; the last checkpoint is {run_dir / f'step_{trainer.step:07d}'}")
-
-
-def _dataset_paths(options: argparse.Namespace) -> DatasetPaths:
-    cache_dir = Path(options.cache_dir) if options.cache_dir else None
-    return DatasetPaths(**{name: Path(getattr(options, f"{name}_path")) for name in DATASET_PATHS}, cache_dir=cache_dir)
 
 
 def _clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
@@ -118,7 +112,16 @@ def _build_task(options: argparse.Namespace, pipeline: FlowRVS, clips: Referring
     )
     if not options.eval_steps:  # 11 GB that nothing needs any more
         pipeline.text_encoder.to("cpu")
-    return FlowTask(dit, pipeline.vae, captions, bbs_prob=options.bbs_prob, start_point_augmentation=options.use_spa)
+    pipeline.register_to_config(objective=options.objective)
+    return FlowTask(
+        dit,
+        pipeline.vae,
+        captions,
+        bbs_prob=options.bbs_prob,
+        start_point_augmentation=options.use_spa,
+        objective=options.objective,
+        timestep_beta=options.timestep_beta,
+    )
 
 
 def _build_loader(

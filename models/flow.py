@@ -33,22 +33,27 @@ def velocity_target(video_latents: Tensor, mask_latents: Tensor) -> Tensor:
     return video_latents - mask_latents
 
 
-def sample_sigma(num_samples: int, start_probability: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+def sample_sigma(
+    num_samples: int, start_probability: float = 0.5, generator: torch.Generator | None = None, beta: float = 0.0
+) -> Tensor:
     """Boundary-biased sampling: where on the path each training sample lies.
 
-    Each takes timestep 1000, the video end, with ``start_probability``, otherwise a whole timestep drawn
-    uniformly from 1 to 1000. Drawn per sample, so the batch size does not change the law.
+    Each takes timestep 1000, the video end, with ``start_probability``, otherwise a whole timestep from 1 to 1000:
+    ``1000 * u ** (1 / (1 + beta))`` rounded up, u uniform. Drawn per sample, so the batch size does not change the law.
 
     Args:
-        start_probability: in [0, 1]; 0 is uniform, the method uses 0.5.
+        start_probability: in [0, 1]; 0 never prefers the start, the method uses 0.5.
         generator: on the CPU.
+        beta: 0 is uniform; above 0 leans towards the video end, below 0 as much towards the mask end.
 
     Returns:
         [num_samples] float32 in (0, 1].
     """
-    timesteps = torch.randint(1, NUM_TIMESTEPS + 1, (num_samples,), generator=generator)
+    uniform = torch.rand(num_samples, generator=generator, dtype=torch.float64)
+    share = uniform ** (1 / (1 + beta)) if beta >= 0 else 1 - uniform ** (1 / (1 - beta))
+    timesteps = (NUM_TIMESTEPS * share).ceil().clamp(min=1)
     at_start = torch.rand(num_samples, generator=generator) < start_probability
-    return torch.where(at_start, NUM_TIMESTEPS, timesteps) / NUM_TIMESTEPS
+    return (torch.where(at_start, NUM_TIMESTEPS, timesteps) / NUM_TIMESTEPS).float()
 
 
 def euler_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models import mask_vae
-from models.dit import predict_velocity
-from models.flow import sigma_schedule, solve
+from models.dit import has_injection, predict_velocity
+from models.flow import sigma_schedule
 from models.mask_vae import logits_to_masks, resize_logits
+from models.objectives import FLOW, NOISE, REM, check_num_steps, check_objective, predict_mask_latents
 from models.pictures import Frames, as_pictures, as_video
 from models.text import clean_captions, embed_captions
 from util.errors import UserError
@@ -69,6 +70,7 @@ class FlowRVS(DiffusionPipeline):
         text_encoder, tokenizer: Wan's UMT5.
         max_sequence_length: tokens per caption; the DiT attends to all of them.
         box_height, box_width: pixels; frames are fitted into this box unless a call names another.
+        objective: what the DiT learnt to predict; see ``models.objectives``.
 
     Raises:
         UserError: if the parts do not belong together.
@@ -88,10 +90,13 @@ class FlowRVS(DiffusionPipeline):
         max_sequence_length: int = 256,
         box_height: int = 480,
         box_width: int = 832,
+        objective: str = FLOW,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-        self.register_to_config(max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width)
+        self.register_to_config(
+            max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width, objective=objective
+        )
         self._check_parts()
         mask_vae.use_channels_last(vae)
 
@@ -132,6 +137,7 @@ class FlowRVS(DiffusionPipeline):
         output_size: tuple[int, int] | None = None,
         threshold: float = 0.5,
         prompt_batch: int = 4,
+        seed: int = 0,
     ) -> FlowRVSOutput:
         """Segments a video once for every prompt.
 
@@ -147,6 +153,7 @@ class FlowRVS(DiffusionPipeline):
             output_size: (H, W) of the result in pixels; the size of ``frames`` by default.
             threshold: foreground where the sigmoid of the logit exceeds it, within [0.27, 0.73].
             prompt_batch: prompts that run through the DiT and the decoder together; memory grows with it.
+            seed: of the noise, for weights that start from it; others draw nothing.
 
         Raises:
             UserError: for arguments that cannot be segmented.
@@ -160,6 +167,7 @@ class FlowRVS(DiffusionPipeline):
             )
         if prompt_batch < 1:
             raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")
+        check_num_steps(self.config.objective, num_steps)
         sigmas = sigma_schedule(num_steps).to(self._execution_device)
         pictures = as_pictures(frames)
         source_height, source_width = pictures.shape[-2:]
@@ -176,7 +184,8 @@ class FlowRVS(DiffusionPipeline):
         with stopwatch.stage("encode"):
             video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
         with stopwatch.stage("dit"):
-            mask_latents = self._solve(video_latents, embeddings, sigmas, prompt_batch)
+            noise = self._noise(video_latents, seed)
+            mask_latents = self._solve(video_latents, embeddings, sigmas, noise, prompt_batch)
         with stopwatch.stage("decode"):
             output_size = output_size or (source_height, source_width)
             logits = self._decode(mask_latents, len(pictures), output_size, prompt_batch)
@@ -194,25 +203,37 @@ class FlowRVS(DiffusionPipeline):
         with self._bar("encode video", self.vae.encoder, num_chunks):
             return mask_vae.encode_video(self.vae, video)
 
-    def predict_mask_latents(self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor) -> Tensor:
+    def predict_mask_latents(
+        self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
         """Solves for B prompts of one video.
 
         Args:
             video_latents: [1, C, T, H, W] normalised.
             caption_embeddings: [B, L, D].
             sigmas: [num_steps + 1] from ``sigma_schedule``.
+            noise: like ``video_latents``, the same for every prompt; needed where the objective is ``noise``.
 
         Returns:
             [B, C, T, H, W] raw mask latents.
         """
-        video_latents = video_latents.expand(len(caption_embeddings), -1, -1, -1, -1)
-        return solve(
+        num_prompts = len(caption_embeddings)
+        video_latents = video_latents.expand(num_prompts, -1, -1, -1, -1)
+        mask_latents = predict_mask_latents(
+            self.config.objective,
             lambda latents, sigma: predict_velocity(
                 self.transformer, latents, video_latents, sigma, caption_embeddings
             ),
             video_latents,
             sigmas,
+            video_latents if noise is None else noise.expand(num_prompts, -1, -1, -1, -1),
         )
+        return mask_vae.denormalise(self.vae, mask_latents) if self.config.objective == REM else mask_latents
+
+    def _noise(self, video_latents: Tensor, seed: int) -> Tensor | None:
+        if self.config.objective != NOISE:
+            return None
+        return torch.randn(video_latents.shape, generator=torch.Generator().manual_seed(seed)).to(video_latents)
 
     @property
     def max_frames(self) -> int:
@@ -239,10 +260,12 @@ class FlowRVS(DiffusionPipeline):
                 f"frames of {size[0]} x {size[1]} are too large for this DiT; use a smaller box (--reso_h, --reso_w)"
             )
 
-    def _solve(self, video_latents: Tensor, embeddings: Tensor, sigmas: Tensor, prompt_batch: int) -> Tensor:
+    def _solve(
+        self, video_latents: Tensor, embeddings: Tensor, sigmas: Tensor, noise: Tensor | None, prompt_batch: int
+    ) -> Tensor:
         batches = embeddings.split(prompt_batch)
         with self._bar("predict masks", self.transformer, len(batches) * (len(sigmas) - 1)):
-            return torch.cat([self.predict_mask_latents(video_latents, batch, sigmas) for batch in batches])
+            return torch.cat([self.predict_mask_latents(video_latents, batch, sigmas, noise) for batch in batches])
 
     def _decode(self, mask_latents: Tensor, num_frames: int, size: tuple[int, int], prompt_batch: int) -> Tensor:
         """[P, C, T', H', W'] to logits [P, num_frames, *size] on the CPU."""
@@ -259,6 +282,7 @@ class FlowRVS(DiffusionPipeline):
 
     def _check_parts(self) -> None:
         dit, vae = self.transformer.config, self.vae.config
+        check_objective(self.config.objective, has_injection(self.transformer))
         mask_vae.check_strides(self.vae)
         if dit.image_dim is not None or dit.added_kv_proj_dim is not None:
             raise UserError("transformer: an image-to-video DiT has image inputs that FlowRVS does not feed; use T2V")

@@ -121,9 +121,20 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tenso
 
 def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Raw latents [B, C, T, H, W] as the DiT reads those of a video: ``(z - latents_mean) / latents_std``."""
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """The inverse of ``normalise``."""
+    mean, std = _statistics(vae, latents)
+    return latents * std + mean
+
+
+def _statistics(vae: AutoencoderKLWan, latents: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.tensor(vae.config.latents_mean, device=latents.device).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std, device=latents.device).view(1, -1, 1, 1, 1)
-    return (latents - mean) / std
+    return mean, std
 
 
 def encode_video(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:

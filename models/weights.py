@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from models import dit, mask_vae
 from models.flowrvs import FlowRVS
+from models.objectives import FLOW, OBJECTIVE_ENTRY
 from util.checkpoint import SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
 from util.errors import MissingFileError, UserError
 from util.flags import DEFAULT_WAN_PATH
@@ -27,6 +28,7 @@ from util.flags import DEFAULT_WAN_PATH
 logger = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
+PIPELINE_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
 VAE_PREFIX = "vae."  # the original saves its VAE inside a wrapper of that name
 MAX_LISTED_KEYS = 20  # per kind; a checkpoint of another model misfits in hundreds
 
@@ -73,11 +75,14 @@ def load_flowrvs(
     if weights == "ema" and dit_ckpt is None:
         raise UserError("--weights ema: chooses among the weights of --dit_ckpt, which is not given; leave it out")
     dit_weights, dit_config = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
+    objective = dit_config.pop(OBJECTIVE_ENTRY, None)
     transformer = _load_dit(dit_config, dit_weights, dtype)
     vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
     vae = _load_vae(vae_config, vae_weights, dtype)
     text_encoder, tokenizer = _load_text(folder, dtype)
-    own_entries = {name: index[name] for name in ("max_sequence_length", "box_height", "box_width") if name in index}
+    own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
+    if dit_ckpt is not None:  # its own config says so, or it is the method
+        own_entries["objective"] = objective or FLOW
     pipeline = FlowRVS(transformer, vae, text_encoder, tokenizer, **own_entries)
     files = {
         "transformer": dit_weights.files,

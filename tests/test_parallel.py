@@ -21,6 +21,11 @@ def test_items_run_beside_each_other():
     assert len(list(ordered_map(lambda _: meeting.wait(), range(MAX_PENDING)))) == MAX_PENDING
 
 
+def test_as_many_items_run_as_were_asked_for():
+    meeting = threading.Barrier(7, timeout=10)
+    assert len(list(ordered_map(lambda _: meeting.wait(), range(7), max_pending=7))) == 7
+
+
 def test_no_more_items_are_taken_than_may_be_pending():
     taken = 0
 

@@ -1,9 +1,7 @@
-"""Flags that several scripts share, each defined once."""
+"""Flags that several scripts share, each defined once. Free of torch until those of the model are added."""
 
 import argparse
 
-from util.checkpoint import WEIGHT_CHOICES
-from util.device import DTYPES, device_name
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.options import float_in, int_in
 
@@ -25,6 +23,8 @@ MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when i
 
 def add_weight_flags(parser: argparse.ArgumentParser) -> None:
     """Which weights."""
+    from util.checkpoint import WEIGHT_CHOICES  # noqa: PLC0415, torch comes with it
+
     group = parser.add_argument_group("weights")
     group.add_argument(
         "--wan_path",
@@ -51,6 +51,8 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Where the model runs, and in which number format."""
+    from util.device import DTYPES, device_name  # noqa: PLC0415, torch comes with it
+
     group = parser.add_argument_group("device")
     group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
@@ -75,4 +77,10 @@ def add_segment_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--prompt_batch", type=int_in(1), default=4, help="prompts per evaluation of the DiT; lower it to save memory"
+    )
+    group.add_argument(
+        "--seed",
+        type=int_in(0, MAX_SEED),
+        default=0,
+        help="of the noise, for weights that start from it; others draw nothing",
     )

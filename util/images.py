@@ -86,6 +86,18 @@ def is_jpeg(file: Path) -> bool:
         return stream.read(len(JPEG_START)) == JPEG_START
 
 
+def lacks_end(file: Path) -> bool:
+    """Whether the file is a JPEG in which nothing marks the end: cut, or filled up with zeros where data should be.
+
+    Decoders may accept the latter. Bytes after the end are left alone, cameras add some.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    data = file.read_bytes()
+    return data.startswith(JPEG_START) and JPEG_END not in data
+
+
 def write_jpeg(file: Path, frame: Frame) -> None:
     """Writes [H, W, 3] uint8 RGB at quality 95.
 
