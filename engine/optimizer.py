@@ -1,0 +1,199 @@
+"""The optimizers: which weights decay, and AdamW for float32 or bfloat16 weights or with 8-bit moments."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT, StateDict
+
+from util.errors import UserError
+
+OPTIMIZERS = ("adamw", "adamw8bit")
+EXEMPT_NAMES = ("norm", "embed", "scale_shift_table")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters in two groups: matrices and kernels decay, all others do not.
+
+    Exempt are biases, norms (the VAE's have up to four axes), embeddings (Wan's patch, time and text embedders and any
+    ``nn.Embedding``) and Wan's modulation tables.
+
+    Returns:
+        The decayed group, then the exempt one; either may be empty.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed: list[Tensor] = []
+    exempt: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim < 2 or id(parameter) in tables or any(part in name for part in EXEMPT_NAMES)
+            (exempt if spared else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+
+
+def build_optimizer(
+    name: str, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), seed: int = 0
+) -> Optimizer:
+    """The optimizer of a network's trained parameters, their decay as ``decay_groups`` has it.
+
+    Change its rate by ``set_learning_rate``: torchao's must stay a tensor.
+
+    Args:
+        name: ``adamw`` is torch's for float32 weights and ``StochasticAdamW`` where any are bfloat16; ``adamw8bit``
+            keeps the moments of large weights in 8 bits and needs torchao or bitsandbytes.
+        seed: of the rounding of bfloat16 weights; the same on every rank.
+
+    Raises:
+        UserError: if ``adamw8bit`` has no package, or one that cannot train bfloat16 weights.
+    """
+    groups = decay_groups(model, weight_decay)
+    has_bfloat16 = any(parameter.dtype is torch.bfloat16 for group in groups for parameter in group["params"])
+    if name == "adamw8bit":
+        return _adamw8bit(groups, has_bfloat16, seed, lr=lr, betas=betas)
+    assert name == "adamw", f"name must be one of {OPTIMIZERS}, got {name}"
+    if has_bfloat16:
+        return StochasticAdamW(groups, lr=lr, betas=betas, seed=seed)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Sets the rate of every group, in place where the optimizer keeps it as a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
+    """Rounds to one of the two nearest bfloat16 values, so that the mean over draws is the value itself.
+
+    A bfloat16 is the upper half of a float32. A random 16-bit integer added to the bits carries into that half with
+    the probability of what the lower half holds; then the lower half is dropped.
+
+    Args:
+        values: float32, of any shape.
+        generator: on the device of ``values``.
+
+    Returns:
+        bfloat16 of the same shape. What bfloat16 holds exactly stays, infinities too; NaN stays NaN. Beyond the
+        largest bfloat16 (3.39e38) the upper neighbour is infinity, as in rounding to nearest.
+
+    Source: Zamirai et al., Revisiting BFloat16 Training (arXiv 2010.06192).
+    """
+    # In the order of the logical axes, so that the memory layout (channels last) does not change a weight's draw.
+    bits = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
+    bits.add_(values.view(torch.int32)).bitwise_and_(-1 << 16)
+    rounded = bits.view(torch.float32).to(torch.bfloat16)
+    return rounded.masked_fill_(values.isnan(), torch.nan)  # its bits may carry into the sign, or lose every one
+
+
+class StochasticAdamW(Optimizer):
+    """AdamW for bfloat16 weights: computed in float32, the new weight rounded stochastically.
+
+    A weight just below 1 has neighbours 2^-8 away: rounding to nearest loses every step under half of that, stochastic
+    rounding keeps it in the mean. float32 weights among them are updated as torch's AdamW does.
+
+    Weight and moments take 2 + 4 + 4 = 10 bytes per bfloat16 parameter (float32: 12), gradients not counted. A step
+    takes at most 11 more per element of one tensor at a time.
+
+    The random bits of a step come from the seed, the number of the step and the place of the parameter alone: all
+    ranks of a data-parallel run round alike, and so does a resumed run. The state holds nothing random.
+
+    Args:
+        params: bfloat16 or float32, or groups of them.
+        seed: of the rounding; not in the state: a resumed run gives it again.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (arXiv 1711.05101), in the order of operations
+    of ``torch.optim.AdamW``.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float, betas: tuple[float, float], weight_decay: float = 1e-2, seed: int = 0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": 1e-8, "weight_decay": weight_decay})
+        self.seed = seed
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Updates every parameter that has a gradient, with the rate its group has now."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        placed = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
+        for place, (group, parameter) in enumerate(placed):
+            if parameter.grad is not None:
+                self._update(group, parameter, place)
+        return loss
+
+    def _update(self, group: dict[str, Any], parameter: Tensor, place: int) -> None:
+        assert parameter.dtype in (torch.bfloat16, torch.float32), f"weights must be bf16 or float32: {parameter.dtype}"
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state.update({name: torch.zeros_like(parameter, dtype=torch.float32) for name in MOMENTS})
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        mean, square = (state[name] for name in MOMENTS)
+        gradient = parameter.grad.float()  # type: ignore[union-attr]
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        del gradient  # before the next temporaries
+        weight = parameter.float()  # the parameter itself where it is float32
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        scale = square.sqrt().div_((1 - beta2 ** state["step"]) ** 0.5).add_(group["eps"])
+        weight.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1 ** state["step"]))
+        del scale
+        if parameter.dtype is torch.bfloat16:
+            generator = Generator(parameter.device).manual_seed(_mixed_seed(self.seed, state["step"], place))
+            parameter.copy_(stochastic_round(weight, generator))
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Takes over what ``state_dict`` of another one gave; the moments stay float32, copied."""
+        saved = state_dict["state"]
+        # torch would cast the moments to the parameter's bfloat16.
+        super().load_state_dict({**state_dict, "state": {key: {"step": saved[key]["step"]} for key in saved}})
+        for group, saved_group in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, key in zip(group["params"], saved_group["params"], strict=True):
+                for name in MOMENTS if key in saved else ():
+                    self.state[parameter][name] = saved[key][name].to(parameter.device, torch.float32, copy=True)
+
+
+def _mixed_seed(*numbers: int) -> int:
+    """A seed of several numbers. Hashed, since torch's CPU generator reads only the lowest 32 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
+
+
+def _adamw8bit(groups: list[dict[str, Any]], has_bfloat16: bool, seed: int, **options: Any) -> Optimizer:
+    try:
+        torchao = import_module("torchao.optim")
+    except ImportError:
+        return _bitsandbytes_adamw(groups, has_bfloat16, **options)
+    optimizer: Optimizer = torchao.AdamW8bit(groups, bf16_stochastic_round=has_bfloat16, **options)
+
+    def seed_step(optimizer: Optimizer, *_: Any) -> None:
+        done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        torch.manual_seed(_mixed_seed(seed, done + 1))
+
+    if has_bfloat16:  # torchao rounds by torch's global generator, from which training draws nothing else
+        optimizer.register_step_pre_hook(seed_step)
+    return optimizer
+
+
+def _bitsandbytes_adamw(groups: list[dict[str, Any]], has_bfloat16: bool, **options: Any) -> Optimizer:
+    try:
+        bitsandbytes = import_module("bitsandbytes.optim")
+    except ImportError:
+        raise UserError(
+            "--optimizer adamw8bit needs one of two packages; pip install torchao, or pip install bitsandbytes"
+        ) from None
+    if has_bfloat16:
+        raise UserError(
+            "--optimizer adamw8bit must round bfloat16 weights stochastically, got bitsandbytes, which cannot; "
+            "pip install torchao, or use --optimizer adamw"
+        )
+    return bitsandbytes.AdamW8bit(groups, **options)

@@ -1,0 +1,199 @@
+"""Embeddings of captions on disk: each is computed once, then shared by processes, runs and machines.
+
+Of [256, 4096] per caption a sentence fills about 15 rows; only these are kept. A cache folder holds one sub-folder per
+text encoder, dtype and length, and in it:
+
+    identity.json       what its embeddings were made with; for people
+    <hash>.safetensors  ``rows`` [N, D] of up to 512 captions, one after the other; metadata ``captions`` is a JSON
+                        object {cleaned caption: number of rows} in the same order
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from models.text import clean_caption, embed_captions, pad_rows, trim_rows
+from util.checkpoint import sha256_of
+from util.errors import MissingFileError, UserError
+from util.files import write_text_whole
+
+FORMAT = 1  # of the files and of how captions are cleaned and embedded; another number embeds anew
+SHARD_SIZE = 512  # captions a file; an interruption loses at most the work on so many
+BATCH_SIZE = 32
+SAMPLED_BYTES = 1 << 20  # read at either end of a weight file to tell it from others
+
+TextLoader: TypeAlias = Callable[[], tuple[UMT5EncoderModel, PreTrainedTokenizerBase]]
+_Place: TypeAlias = tuple[Path, int, int]  # a shard, the first of a caption's rows in it, and their end
+
+
+class CaptionCache:
+    """Embeddings of captions that were added to a folder once, by this process or any other.
+
+    Opening reads the captions' names and places, not their embeddings, and writes nothing.
+
+    Args:
+        folder: the cache (--text_cache); may be absent, shared, or hold embeddings of other encoders.
+        identity: of encoder and tokenizer, from ``text_identity``.
+        max_length: tokens per caption, and rows of the embeddings that ``lookup`` returns.
+        dtype: of the encoder that ``add_missing`` will load; its embeddings depend on it.
+
+    Raises:
+        UserError: if a file of the cache is damaged.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, str], max_length: int, dtype: torch.dtype) -> None:
+        self.max_length = max_length
+        self.dtype = dtype
+        own = {"format": str(FORMAT), "max_length": str(max_length), "dtype": str(dtype)}
+        self._manifest = json.dumps(own | identity, indent=1, sort_keys=True)
+        self.folder = folder / hashlib.sha256(self._manifest.encode()).hexdigest()[:16]
+        self._places: dict[str, _Place] = {}
+        self._shards: set[Path] = set()
+        self._read_new_shards()
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        """Those that are not in the cache: cleaned, distinct, sorted. Only if there are some is an encoder needed."""
+        return sorted({clean_caption(caption) for caption in captions} - self._places.keys())
+
+    def add_missing(self, captions: Iterable[str], load: TextLoader) -> None:
+        """Embeds what is missing; of several processes the first does, the others wait and find it done.
+
+        Args:
+            captions: as the dataset has them; cleaned here.
+            load: gives encoder, in ``dtype``, and tokenizer; called only if something is missing.
+
+        Raises:
+            UserError: if the folder cannot be written, or another process left a damaged file.
+        """
+        wanted = self.missing(captions)
+        if not wanted:  # as in a cache on a disk that may only be read
+            return
+        with self._lock():
+            self._read_new_shards()
+            missing = self.missing(wanted)
+            if not missing:  # another process was first
+                return
+            for leftover in self.folder.glob(".*.partial-*"):  # of a killed process
+                leftover.unlink(missing_ok=True)
+            write_text_whole(self.folder / "identity.json", self._manifest + "\n")
+            self._embed(missing, *load())
+
+    def lookup(self, captions: list[str]) -> Tensor:
+        """[B, max_length, D] in the encoder's dtype on the CPU, zero after the last token; read from the files."""
+        return torch.stack([pad_rows(self._read(clean_caption(caption)), self.max_length) for caption in captions])
+
+    def _read(self, caption: str) -> Tensor:
+        file, first, end = self._places[caption]
+        with _opened(file) as shard:
+            return shard.get_slice("rows")[first:end]
+
+    def _lock(self) -> AbstractContextManager[object]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.folder / ".lock").acquire()
+        except OSError as error:
+            raise self._cannot_be_written(error.strerror) from None
+
+    @torch.no_grad()
+    def _embed(self, captions: list[str], encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        captions = _longest_first(captions, tokenizer)
+        with tqdm(total=len(captions), desc="embed captions", unit="caption") as bar:
+            for shard in _chunks(captions, SHARD_SIZE):
+                rows: list[Tensor] = []
+                for batch in _chunks(shard, BATCH_SIZE):
+                    padded = embed_captions(encoder, tokenizer, batch, self.max_length, padding="longest")
+                    assert padded.dtype == self.dtype, f"the encoder answers in {padded.dtype}, not {self.dtype}"
+                    rows += map(trim_rows, padded.cpu())
+                    bar.update(len(batch))
+                self._write_shard(dict(zip(shard, rows, strict=True)))
+                self._read_new_shards()
+
+    def _write_shard(self, rows: dict[str, Tensor]) -> None:
+        names = json.dumps({caption: len(own_rows) for caption, own_rows in rows.items()})
+        # Named by its captions: should a disk ignore locks, two writers make equal files or different names.
+        file = self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:16]}.safetensors"
+        partial = self.folder / f".{file.name}.partial-{os.getpid()}"
+        try:
+            save_file({"rows": torch.cat(list(rows.values()))}, partial, metadata={"captions": names})
+            partial.replace(file)
+        except (SafetensorError, OSError) as error:  # the former when the disk is full
+            raise self._cannot_be_written(str(error)) from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _read_new_shards(self) -> None:
+        """Learns the places of captions in files that appeared since the last call."""
+        for file in sorted(set(self.folder.glob("*.safetensors")) - self._shards):
+            with _opened(file) as shard:
+                num_rows: dict[str, int] = json.loads(shard.metadata()["captions"])
+                end = 0
+                for caption, count in num_rows.items():
+                    first, end = end, end + count
+                    self._places[caption] = (file, first, end)
+                if shard.get_slice("rows").get_shape()[0] != end:
+                    raise ValueError("rows and captions disagree")
+            self._shards.add(file)
+
+    def _cannot_be_written(self, reason: str | None) -> UserError:
+        return UserError(f"--text_cache {self.folder.parent}: cannot be written ({reason}); make room or name another")
+
+
+def text_identity(wan_folder: Path) -> dict[str, str]:
+    """What tells one text encoder and tokenizer from another, by the files of a Wan folder.
+
+    Configurations and the tokenizer are hashed whole. Of each weight file only its size and its ends are: 11 GB would
+    take a minute at every start. The ends hold the names of all tensors and the values of some.
+
+    Raises:
+        UserError: if the folder holds no text encoder or no tokenizer.
+    """
+    encoder, tokenizer = wan_folder / "text_encoder", wan_folder / "tokenizer"
+    weights = list(encoder.glob("*.safetensors"))
+    vocabulary = [file for file in tokenizer.glob("[!.]*") if file.is_file()]
+    if not weights or not vocabulary:
+        raise MissingFileError(f"{wan_folder}: text_encoder or tokenizer has no files; download the folder again")
+    hashes = {file: sha256_of((file,)) for file in [*encoder.glob("*.json"), *vocabulary]}
+    hashes |= {file: _sampled_hash(file) for file in weights}
+    return {file.relative_to(wan_folder).as_posix(): value for file, value in hashes.items()}
+
+
+def _sampled_hash(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(SAMPLED_BYTES)
+        stream.seek(max(0, size - SAMPLED_BYTES))
+        return f"{size} bytes, ends {hashlib.sha256(start + stream.read()).hexdigest()}"
+
+
+def _longest_first(captions: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """By tokens, so that a batch has little padding; the longest first, so that too little memory shows at once."""
+    counts = [len(ids) for chunk in _chunks(captions, SHARD_SIZE) for ids in tokenizer(chunk).input_ids]
+    return [caption for _, caption in sorted(zip(counts, captions, strict=True), key=lambda pair: (-pair[0], pair[1]))]
+
+
+def _chunks(captions: list[str], size: int) -> Iterator[list[str]]:
+    return (captions[first : first + size] for first in range(0, len(captions), size))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A shard; whatever is wrong with it is one sentence that names it."""
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file}: damaged or gone ({error}); remove it, and the next start embeds its captions anew"
+        ) from None
