@@ -10,6 +10,7 @@ import argparse
 
 from datasets.registry import NAMES
 from datasets.sampling import SAMPLINGS
+from engine.optimizer import OPTIMIZERS
 from engine.train import train
 from models.objectives import OBJECTIVES
 from util.device import device_name
@@ -44,6 +45,9 @@ def build_parser() -> OptionParser:
     parser.add_argument("--task", choices=("flow", "mask_vae"), default="flow", help="what to train")
     parser.add_argument("--output_dir", default="runs/flowrvs", metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", metavar="RUN", help="auto (this run's latest checkpoint), a run or a checkpoint")
+    parser.add_argument(
+        "--init_from", metavar="PATH", help="start a new run from weights: a run, a saved pipeline or a weight file"
+    )
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int_in(0, MAX_SEED), default=42, help="of every draw")
     add_weight_flags(parser)
@@ -97,6 +101,10 @@ def _add_method_flags(parser: OptionParser) -> None:
 
 def _add_optimizer_flags(parser: OptionParser) -> None:
     group = parser.add_argument_group("optimization")
+    group.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="adamw", help="adamw8bit needs torchao or bitsandbytes"
+    )
+    group.add_argument("--accumulate", type=int_in(1), default=1, help="batches per step of each process")
     group.add_argument("--lr", type=float_in(0, exclusive=True), default=5e-5, help="peak learning rate")
     group.add_argument("--weight_decay", type=float_in(0), default=5e-4, help="of matrices and kernels")
     group.add_argument(
@@ -108,6 +116,12 @@ def _add_optimizer_flags(parser: OptionParser) -> None:
     group.add_argument("--max_steps", type=int_in(1), help="instead of --epochs")
     group.add_argument("--clip_max_norm", type=float_in(0), default=1.0, help="of the gradient; 0 does not clip")
     group.add_argument("--ema_decay", type=float_in(0, 1), default=0.9999, help="of the averaged weights")
+    group.add_argument(
+        "--ema_device", choices=("cpu", "cuda"), help="where the average lives; by default with the weights"
+    )
+    group.add_argument(
+        "--max_bad_steps", type=int_in(1), default=10, help="steps in a row without a finite gradient that end the run"
+    )
     parser.add_flag("--amp", default=None, help="bf16 autocast over float32 weights; by default on CUDA only")
     group.add_argument("--save_steps", type=int_in(1), default=1000, help="steps between checkpoints")
     group.add_argument("--keep_last", type=int_in(1), default=3, help="checkpoints that stay")

@@ -39,7 +39,7 @@ MOTION_CLAUSES = {
     CIRCLES: "moving in a circle",
 }
 
-AREA = (0.035, 0.11)  # of the frame, per object
+AREA = (0.05, 0.14)  # of the frame, per object
 TRAVEL = (0.28, 0.5)  # of the frame's side, from the first frame to the last
 CIRCLE_RADIUS = (0.1, 0.16)  # of the frame's side
 MIN_VISIBLE = 0.5  # of an object's pixels, averaged over the frames: more hidden is not a fair target

@@ -5,6 +5,7 @@ start-point augmentation still samples, and ``mask/<exp_id>`` for every expressi
 """
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class LatentClip:
 
 
 class CachedLatents(Dataset[LatentClip]):
-    """The items of ``clips`` as latents, consecutive whole frames; computes those that are not in ``folder`` yet.
+    """The items of ``clips`` as latents, consecutive whole frames; ``fill`` computes those that are not there yet.
 
     Args:
         folder: the cache; belongs to one VAE, dataset, clip length and size.
@@ -66,18 +67,22 @@ class CachedLatents(Dataset[LatentClip]):
         UserError: if the folder was made for something else.
     """
 
-    def __init__(self, folder: Path, clips: ReferringClips, vae: AutoencoderKLWan, identity: dict[str, str]) -> None:
+    def __init__(self, folder: Path, clips: ReferringClips, identity: dict[str, str]) -> None:
         self.folder = folder
         self.clips = clips
         folder.mkdir(parents=True, exist_ok=True)
         box = clips.options.box
         size = f"{box.short_side} x {box.long_side}, multiples of {box.multiple}"
         self._check_identity({**identity, "num_frames": str(clips.options.num_frames), "size": size})
+
+    def fill(self, vae: AutoencoderKLWan, rank: int = 0, num_ranks: int = 1) -> None:
+        """Computes what is not in the folder yet: this process's share of it, with a progress bar."""
         groups: dict[Path, list[Item]] = defaultdict(list)
-        for item in clips.items:
+        for item in self.clips.items:
             groups[self._file(item)].append(item)
-        absent = {file: items for file, items in groups.items() if not file.is_file()}
-        for file, items in tqdm(absent.items(), desc="cache latents", unit="clip", disable=not absent):
+        own = dict(list(groups.items())[rank::num_ranks])
+        absent = {file: items for file, items in own.items() if not file.is_file()}
+        for file, items in tqdm(absent.items(), desc="cache latents", unit="clip", disable=not absent or rank > 0):
             self._encode(file, items, vae)
 
     def __len__(self) -> int:
@@ -110,7 +115,7 @@ class CachedLatents(Dataset[LatentClip]):
         tensors = {"mean": mean[0], "log_variance": log_variance[0]}
         for item in items:
             tensors[f"mask/{item.expression.exp_id}"] = by_targets[item.expression.object_ids]
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".partial-{os.getpid()}")
         save_file(
             {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
             partial,
@@ -128,7 +133,7 @@ class CachedLatents(Dataset[LatentClip]):
                     f"--latent_cache {self.folder}: made with another VAE, data, clip length or size; "
                     "give another folder"
                 )
-        elif any(self.folder.iterdir()):
+        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):  # another process may just write it
             raise UserError(f"--latent_cache {self.folder}: not empty and no latent cache; give another folder")
         else:
             write_text_whole(manifest, json.dumps(identity, indent=1))

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from datasets.clip import ClipBatch
 from engine.latents import LatentBatch
@@ -26,10 +26,17 @@ class StepResult:
 
 
 class Task(Protocol):
-    """What the trainer needs of a task: the network it trains, that network's name in a pipeline, and the loss."""
+    """What the trainer needs of a task.
+
+    Attributes:
+        part: the trained network's name in a pipeline.
+        model: the trained network, as it is saved.
+        network: what a step runs: the model or a part of it, which data-parallel processes wrap.
+    """
 
     part: str
     model: ModelMixin
+    network: nn.Module
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
         """One forward pass; every draw of a sample comes from its seed, on the CPU."""
@@ -68,6 +75,7 @@ class FlowTask:
         if objective != FLOW:
             dit.register_to_config(**{OBJECTIVE_ENTRY: objective})  # checkpoints carry it
         self.model = dit
+        self.network: nn.Module = dit
         self.vae = vae
         self.captions = captions
         self.bbs_prob = bbs_prob
@@ -92,7 +100,9 @@ class FlowTask:
             embeddings = self.captions.lookup(batch.captions).to(device)
             noise = _noise_like(mean, generators) if self.objective == NOISE else video_latents
             example = training_example(self.objective, video_latents, mask_latents, sigma, noise)
-        prediction = predict_velocity(self.model, example.latents, video_latents, example.sigma, embeddings)
+        prediction = predict_velocity(
+            self.model, example.latents, video_latents, example.sigma, embeddings, self.network
+        )
         is_real = self._real_latents(batch.num_real_frames, video_latents)
         errors = mean_error(prediction.float(), example.target, is_real)
         sigma = example.sigma
@@ -116,6 +126,17 @@ class FlowTask:
         )
 
 
+class _MaskDecoder(nn.Module):
+    """The decoder's side of a VAE as one module, which processes can wrap: latents to unclamped logits."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return mask_vae.decode_unclamped(self.vae, latents)
+
+
 class MaskVAETask:
     """Tunes the one-channel decoder: binary cross-entropy + Dice on unclamped logits, encoder frozen.
 
@@ -135,6 +156,7 @@ class MaskVAETask:
         vae.requires_grad_(False)
         for module in (vae.decoder, vae.post_quant_conv):
             module.requires_grad_(True)
+        self.network: nn.Module = _MaskDecoder(vae)
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
         assert isinstance(batch, ClipBatch), "the decoder learns from pictures of masks"
@@ -144,7 +166,7 @@ class MaskVAETask:
         with torch.no_grad():
             latents = mask_vae.encode_masks(self.model, masks)
             latents = latents + self.latent_noise * _noise_like(latents, generators)
-        logits = mask_vae.decode_unclamped(self.model, latents).float().mean(dim=1, keepdim=True)
+        logits = self.network(latents).float().mean(dim=1, keepdim=True)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
         dice = dice_loss(logits, masks)
         return StepResult(cross_entropy + dice, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()})

@@ -3,38 +3,37 @@
 import argparse
 import json
 import math
-import os
 import sys
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.utils.data import DataLoader
 
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.registry import DatasetPaths, training_sources, validation_split
 from datasets.sampling import Batches
-from datasets.split import Split
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
-from engine.evaluate import evaluate
+from engine.checkpoints import LATEST, checkpoint_name, find_checkpoint
 from engine.latents import CachedLatents, collate_latents
-from engine.segment import SegmentOptions
 from engine.steps import FlowTask, MaskVAETask, Task
-from engine.trainer import Trainer, TrainerOptions, find_checkpoint
+from engine.trainer import Trainer, TrainerOptions
+from engine.validation import Validator
 from models.dit import has_injection, with_injection
 from models.flowrvs import FlowRVS
 from models.mask_vae import check_num_frames, with_mask_head
 from models.text import CaptionTable
 from models.weights import LoadedFlowRVS, load_flowrvs
-from util.checkpoint import read_json, sha256_of
+from util.checkpoint import sha256_of
 from util.device import select_device
 from util.errors import UserError
 from util.files import write_text_whole
 
-VALIDATION_VIDEOS = 20
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 
 
@@ -44,41 +43,83 @@ def train(options: argparse.Namespace) -> None:
     Raises:
         UserError: if options, data or weights cannot work together.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: main.py trains in one process so far; start it without torchrun"
-        )
     check_num_frames(options.num_frames)
     device = select_device(options.device)
     run_dir = Path(options.output_dir)
     checkpoint = find_checkpoint(options.resume, run_dir) if options.resume else None
-    if options.resume is None and (run_dir / "latest").exists():
+    if options.resume is None and (run_dir / LATEST).exists():
         raise UserError(f"--output_dir {run_dir}: holds a run; go on with --resume auto, or give another folder")
+    accelerator = _start_processes(options, device)
     names = dict(options.mixture or [(options.dataset_file, 1.0)])
     paths = DatasetPaths.from_flags(options)
     sources = training_sources(names, paths)
-    loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights)
-    pipeline = loaded.pipeline.to(device)
+    loaded = _load_weights(options)
+    pipeline = loaded.pipeline.to(accelerator.device)
     clips = ReferringClips(sources, _clip_options(options, pipeline))
-    task = _build_task(options, pipeline, clips)
-    if options.use_gradient_ckpt and options.task == "flow":
-        task.model.enable_gradient_checkpointing()
     if len(clips.items_of(0)) == 0:
         raise UserError(f"--dataset_file: {', '.join(names)} holds no clip to train on; look at the folder and weights")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _write_origin(run_dir, options)
-    batches = Batches(clips.items_of, clips.bucket_of, options.batch_size, options.seed)
-    trainer = Trainer(task, _trainer_options(options, batches.steps_per_epoch, device), run_dir)
+    task = _build_task(options, pipeline, clips)
+    batches = Batches(
+        clips.items_of, clips.bucket_of, options.batch_size, options.seed,
+        rank=accelerator.process_index, num_ranks=accelerator.num_processes,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write_origin(run_dir, options)
+    accelerator.wait_for_everyone()
+    trainer = Trainer(task, _trainer_options(options, batches, accelerator), run_dir, accelerator)
     if checkpoint is not None:
         trainer.load(checkpoint)
-    batches.start_step = trainer.step
-    loader = _build_loader(options, clips, batches, loaded)
-    validator = _Validator(validation_split(names, paths), pipeline, task, run_dir) if options.eval_steps else None
+    batches.start_step = trainer.num_samples // (options.batch_size * accelerator.num_processes)
+    loader = _build_loader(options, clips, batches, loaded, accelerator)
+    validator = Validator(validation_split(names, paths), pipeline, task, run_dir) if options.eval_steps else None
     for step in trainer.run(loader):
         if validator is not None and (step % options.eval_steps == 0 or step == trainer.options.max_steps):
             with trainer.averaged_weights():
-                validator.run(step)
-    print(f"Done: {trainer.step} steps; the last checkpoint is {run_dir / f'step_{trainer.step:07d}'}")
+                accelerator.log(validator.run(step), step=step)
+    _end(trainer)
+
+
+def _start_processes(options: argparse.Namespace, device: torch.device) -> Accelerator:
+    """This process's place among those that torchrun started; alone where it did not."""
+    return Accelerator(
+        cpu=device.type == "cpu",
+        gradient_accumulation_steps=options.accumulate,
+        kwargs_handlers=[
+            # A save or the filling of a cache by one process must not end the others' wait.
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+    )
+
+
+def _end(trainer: Trainer) -> None:
+    """Says how the run ended; one that a signal stopped ends as the signal would have ended it."""
+    place = trainer.run_dir / checkpoint_name(trainer.step)
+    if trainer.stopped_by is None:
+        trainer.accelerator.print(f"Done: {trainer.step} steps; the last checkpoint is {place}")
+        return
+    if trainer.accelerator.is_main_process:
+        print(
+            f"Stopped by {trainer.stopped_by.name} after {trainer.step} steps, saved in {place}; "
+            "go on with --resume auto",
+            file=sys.stderr,
+        )
+    sys.exit(128 + trainer.stopped_by)
+
+
+def _load_weights(options: argparse.Namespace) -> LoadedFlowRVS:
+    """The pipeline to start from; ``--init_from`` replaces the weights of the network that the task trains."""
+    dit_ckpt, vae_ckpt = options.dit_ckpt, options.vae_ckpt
+    if options.init_from:
+        replaced = "dit_ckpt" if options.task == "flow" else "vae_ckpt"
+        if getattr(options, replaced):
+            raise UserError(f"--init_from and --{replaced}: both name the weights to start from; give one of them")
+        if options.task == "flow":
+            dit_ckpt = options.init_from
+        else:
+            vae_ckpt = options.init_from
+    return load_flowrvs(options.wan_path, dit_ckpt, vae_ckpt, options.weights)
 
 
 def _clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
@@ -125,21 +166,32 @@ def _build_task(options: argparse.Namespace, pipeline: FlowRVS, clips: Referring
 
 
 def _build_loader(
-    options: argparse.Namespace, clips: ReferringClips, batches: Batches, loaded: LoadedFlowRVS
+    options: argparse.Namespace,
+    clips: ReferringClips,
+    batches: Batches,
+    loaded: LoadedFlowRVS,
+    accelerator: Accelerator,
 ) -> DataLoader[Any]:
     if options.task == "flow" and options.latent_cache:
         if len(clips.sources) > 1:
             raise UserError("--latent_cache: belongs to one dataset; leave it out, or train on one")
         data = str(clips.sources[0].split.root.resolve())
         identity = {"vae": sha256_of(loaded.files["vae"]), "data": data}
-        cached = CachedLatents(Path(options.latent_cache), clips, loaded.pipeline.vae, identity)
+        cached = CachedLatents(Path(options.latent_cache), clips, identity)
+        cached.fill(loaded.pipeline.vae, accelerator.process_index, accelerator.num_processes)
+        accelerator.wait_for_everyone()
         return DataLoader(cached, batch_sampler=batches, collate_fn=collate_latents, num_workers=options.num_workers)
-    return DataLoader(clips, batch_sampler=batches, collate_fn=collate, num_workers=options.num_workers)
+    return DataLoader(
+        clips, batch_sampler=batches, collate_fn=collate, num_workers=options.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
 
 
-def _trainer_options(options: argparse.Namespace, steps_per_epoch: int, device: torch.device) -> TrainerOptions:
+def _trainer_options(options: argparse.Namespace, batches: Batches, accelerator: Accelerator) -> TrainerOptions:
+    steps_per_epoch = max(1, batches.steps_per_epoch // options.accumulate)
     return TrainerOptions(
         max_steps=options.max_steps or options.epochs * steps_per_epoch,
+        optimizer=options.optimizer,
         lr=options.lr,
         weight_decay=options.weight_decay,
         lr_schedule=options.lr_schedule,
@@ -147,43 +199,14 @@ def _trainer_options(options: argparse.Namespace, steps_per_epoch: int, device: 
         lr_drop_steps=options.lr_drop * steps_per_epoch,
         clip_max_norm=options.clip_max_norm,
         ema_decay=options.ema_decay,
-        amp=device.type == "cuda" if options.amp is None else options.amp,
+        ema_device=options.ema_device or accelerator.device.type,
+        amp=accelerator.device.type == "cuda" if options.amp is None else options.amp,
         seed=options.seed,
-        save_steps=options.save_steps,
+        max_bad_steps=options.max_bad_steps,
+        save_at=(options.save_steps, steps_per_epoch),
         keep_last=options.keep_last,
         print_freq=options.print_freq,
     )
-
-
-class _Validator:
-    """Scores the network on the first videos of a split and keeps the best, through the pipeline that users call."""
-
-    def __init__(self, split: Split, pipeline: FlowRVS, task: Task, run_dir: Path) -> None:
-        videos = set(list(dict.fromkeys(expression.video for expression in split.expressions))[:VALIDATION_VIDEOS])
-        split.expressions = [expression for expression in split.expressions if expression.video in videos]
-        self.split = split
-        self.pipeline = pipeline
-        self.task = task
-        self.run_dir = run_dir
-        self.best = -math.inf
-        best_file = run_dir / "best" / "metrics.json"
-        if best_file.is_file():
-            self.best = read_json(best_file)["J&F"]
-
-    def run(self, step: int) -> None:
-        """Called while the network holds its averaged weights."""
-        folder = self.run_dir / "validation"
-        folder.mkdir(exist_ok=True)
-        metrics = evaluate(self.pipeline, self.split, folder, SegmentOptions(prompt_batch=8), PartialState(cpu=True))
-        assert metrics is not None, "one process, and valid_u has masks"
-        means = {"step": step, "J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
-        kinds = {kind: entry["J&F"] for kind, entry in metrics.get("kinds", {}).items()}
-        with (self.run_dir / "validation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**means, **kinds}) + "\n")
-        if means["J&F"] > self.best:
-            self.best = means["J&F"]
-            self.task.model.save_pretrained(self.run_dir / "best" / self.task.part)
-            write_text_whole(self.run_dir / "best" / "metrics.json", json.dumps(means) + "\n")
 
 
 def _write_origin(run_dir: Path, options: argparse.Namespace) -> None:

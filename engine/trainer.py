@@ -1,41 +1,47 @@
-"""The training loop: step, clip, average, log, save, resume."""
+"""The training loop: step, check, clip, average, log, save, resume."""
 
 import json
 import logging
 import math
-import shutil
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.clip import ClipBatch
+from engine.checkpoints import checkpoint_name, read_network, read_state, write_checkpoint
 from engine.latents import LatentBatch
+from engine.optimizer import build_optimizer, set_learning_rate
 from engine.steps import StepResult, Task
-from util.checkpoint import SAFETENSORS_NAME, load_plain, read_sharded_folder
-from util.errors import MissingFileError, UserError
-from util.files import staged_folder, write_text_whole
+from engine.stopping import StopSignal
+from util.errors import UserError
+from util.files import write_text_whole
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"
-STATE_FILE = "training_state.pt"
+METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How to train; the flags of ``main.py`` describe each."""
+    """How to train; the flags of ``main.py`` describe each.
+
+    ``save_at``: a checkpoint after every so many steps, by any of the numbers.
+    """
 
     max_steps: int
+    optimizer: str
     lr: float
     weight_decay: float
     lr_schedule: str
@@ -43,9 +49,11 @@ class TrainerOptions:
     lr_drop_steps: int
     clip_max_norm: float
     ema_decay: float
+    ema_device: str
     amp: bool
     seed: int
-    save_steps: int
+    max_bad_steps: int
+    save_at: tuple[int, ...]
     keep_last: int
     print_freq: int
 
@@ -63,78 +71,146 @@ def learning_rate(options: TrainerOptions, step: int) -> float:
 
 
 class Trainer:
-    """Trains the network of a task on one device.
+    """Trains the network of a task, in one process or data-parallel over several.
 
     It draws nothing itself: every draw of a sample comes from the sample's seed, so that a resumed run repeats what an
-    uninterrupted one does.
+    uninterrupted one does, whatever the number of processes.
 
     Args:
         run_dir: checkpoints ``step_<n>/`` and ``metrics.jsonl`` go here.
+        accelerator: the processes; its model wrapper is put around the task's network.
     """
 
-    def __init__(self, task: Task, options: TrainerOptions, run_dir: Path) -> None:
+    def __init__(self, task: Task, options: TrainerOptions, run_dir: Path, accelerator: Accelerator) -> None:
         self.task = task
         self.options = options
         self.run_dir = run_dir
+        self.accelerator = accelerator
         self.step = 0
+        self.num_samples = 0  # seen by all processes
+        self.num_bad_steps = 0  # in a row
+        self.stopped_by: signal.Signals | None = None
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            _decay_groups(task.model, options.weight_decay), lr=options.lr, betas=(0.9, 0.95), fused=True
-        )
+        optimizer = build_optimizer(options.optimizer, task.model, options.lr, options.weight_decay, seed=options.seed)
+        task.network, self.optimizer = accelerator.prepare(task.network, optimizer)
         # All parameters, frozen ones too: the averaged network is saved whole.
         self.ema = EMAModel(task.model.parameters(), decay=options.ema_decay, foreach=True)
+        self.ema.to(device=options.ema_device)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Of each process."""
+        return self.accelerator.gradient_accumulation_steps
 
     def run(self, loader: DataLoader[Any]) -> Iterator[int]:
-        """Trains until ``max_steps``; yields the number of steps done after each one, for what the caller does between.
+        """Trains until ``max_steps`` or a signal; yields the number of steps done after each one.
 
         Args:
-            loader: batches from ``self.step`` on, endless.
+            loader: this process's batches from here on, endless.
         """
         self.task.model.train()
         batches = iter(loader)
         window = _Window()
-        with tqdm(total=self.options.max_steps, initial=self.step, desc="train", unit="step") as bar:
+        stop = StopSignal()
+        is_main = self.accelerator.is_main_process
+        with (
+            stop.watched(),
+            tqdm(
+                total=self.options.max_steps, initial=self.step, desc="train", unit="step", disable=not is_main
+            ) as bar,
+        ):
             while self.step < self.options.max_steps:
                 before = time.perf_counter()
-                batch = next(batches)
+                step_batches = [next(batches) for _ in range(self.batches_per_step)]
                 window.seconds_waited += time.perf_counter() - before
-                window.add(self._train_step(batch), len(batch.captions))
+                window.add(self._train_step(step_batches), sum(len(batch.captions) for batch in step_batches))
                 self.step += 1
                 bar.update()
-                if self.step % self.options.print_freq == 0 or self.step == self.options.max_steps:
+                is_last = self.step == self.options.max_steps
+                if self.step % self.options.print_freq == 0 or is_last:
                     record = self._log(window)
                     bar.set_postfix(loss=f"{record['loss']:.4f}", lr=f"{record['lr']:.1e}")
                     window = _Window()
-                if self.step % self.options.save_steps == 0 or self.step == self.options.max_steps:
+                self.stopped_by = self._agreed(stop.received)
+                if self.stopped_by or is_last or any(self.step % every == 0 for every in self.options.save_at):
                     self.save()
+                if self.stopped_by:
+                    return
                 yield self.step
 
-    def _train_step(self, batch: ClipBatch | LatentBatch) -> dict[str, Tensor]:
+    def _train_step(self, batches: list[ClipBatch | LatentBatch]) -> dict[str, Tensor]:
+        """One step of the optimizer over its batches; a step whose gradient is not finite changes nothing."""
         rate = learning_rate(self.options, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        device = self.task.model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.options.amp):
-            result: StepResult = self.task.step(batch)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
+        device = self.task.model.device.type
+        results = []
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.task.network):
+                with torch.autocast(device, torch.bfloat16, enabled=self.options.amp):
+                    result: StepResult = self.task.step(batch)
+                (result.loss / len(batches)).backward()
+            results.append(result)
+            self.num_samples += len(batch.captions) * self.accelerator.num_processes
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_max_norm or math.inf)
-        self.optimizer.step()
-        self.ema.step(self.task.model.parameters())
-        numbers = {"loss": result.loss.detach(), "grad_norm": norm, "lr": torch.tensor(rate), **result.numbers}
-        if isinstance(batch, ClipBatch):
-            numbers["recentred_share"] = torch.tensor(batch.num_recentred / len(batch.captions))
-        return numbers
+        # The gradient is the mean over all processes, so all see the same norm and decide alike.
+        if math.isfinite(norm.item()):
+            self.num_bad_steps = 0
+            self.optimizer.step()
+            self._average()
+        else:
+            self._skip(batches, results, norm.item())
+        return {
+            **_means([result.numbers for result in results]),
+            "loss": torch.stack([result.loss.detach() for result in results]).mean(),
+            "grad_norm": norm.detach(),
+            "lr": torch.tensor(rate),
+            "recentred_share": _recentred_share(batches),
+        }
+
+    def _average(self) -> None:
+        parameters: list[Tensor] = list(self.task.model.parameters())
+        if self.options.ema_device != parameters[0].device.type:
+            parameters = [parameter.detach().to(self.options.ema_device) for parameter in parameters]
+        self.ema.step(parameters)
+
+    def _skip(self, batches: list[ClipBatch | LatentBatch], results: list[StepResult], norm: float) -> None:
+        """Counts a step that is left out, and says which of this process's samples may have caused it.
+
+        Raises:
+            UserError: if there were too many in a row; a checkpoint is saved before.
+        """
+        self.num_bad_steps += 1
+        for batch, result in zip(batches, results, strict=True):
+            if not math.isfinite(result.loss.item()):
+                logger.warning("step %d: the loss of %s is %s", self.step + 1, batch.keys, result.loss.item())
+        logger.warning("step %d: gradient norm %s, step skipped", self.step + 1, norm)
+        if self.num_bad_steps >= self.options.max_bad_steps:
+            checkpoint = self.save()
+            raise UserError(
+                f"step {self.step + 1}: the gradient was not finite {self.num_bad_steps} times in a row "
+                f"(--max_bad_steps); the state before is in {checkpoint}; lower --lr, or look at the "
+                "samples named above"
+            )
+
+    def _agreed(self, received: signal.Signals | None) -> signal.Signals | None:
+        """The signal that any process received: all must stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return received
+        number = torch.tensor(int(received or 0), device=self.accelerator.device)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return signal.Signals(int(number)) if int(number) else None
 
     def _log(self, window: "_Window") -> dict[str, float]:
-        """Appends one line to ``metrics.jsonl``; the only place that waits for the GPU."""
-        record = {"step": self.step, **window.means()}
-        if not math.isfinite(record["loss"]):
-            raise UserError(f"step {self.step}: the loss is {record['loss']}; lower --lr, or look at the data")
+        """The means over a window and all processes; the main process appends them to ``metrics.jsonl``."""
+        record: dict[str, float] = {"step": self.step, **window.means(self.accelerator)}
         if torch.cuda.is_available():
             record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.accelerator.is_main_process:
+            with (self.run_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=self.step)
         return record
 
     @contextmanager
@@ -153,54 +229,62 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Writes ``step_<n>/`` whole or not at all, then points ``latest`` at it, then removes the oldest."""
-        name = f"step_{self.step:07d}"
-        target = self.run_dir / name
-        with staged_folder(self.run_dir, name) as staging:
-            self.task.model.save_pretrained(staging / self.task.part)
-            with self.averaged_weights():
-                self.task.model.save_pretrained(staging / f"{self.task.part}_ema")
+        """Writes ``step_<n>/``; every process calls it, the main one writes, and all wait for it."""
+        target = self.run_dir / checkpoint_name(self.step)
+        if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
+                "num_samples": self.num_samples,
                 "seed": self.options.seed,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.options.optimizer,
+                "optimizer_state": self.optimizer.state_dict(),
                 "ema_steps": self.ema.optimization_step,
             }
-            torch.save(state, staging / STATE_FILE)
-            if target.exists():
-                shutil.rmtree(target)
-            staging.replace(target)
-        write_text_whole(self.run_dir / LATEST, name + "\n")
-        checkpoints = sorted(self.run_dir.glob("step_*"))
-        for old in checkpoints[: -self.options.keep_last]:
-            shutil.rmtree(old)
+            write_checkpoint(self.run_dir, self.step, self._save_networks, state, self.options.keep_last)
+        self.accelerator.wait_for_everyone()
         return target
 
+    def _save_networks(self, folder: Path) -> None:
+        self.task.model.save_pretrained(folder / self.task.part)
+        with self.averaged_weights():
+            self.task.model.save_pretrained(folder / f"{self.task.part}_ema")
+
     def load(self, checkpoint: Path) -> None:
-        """Goes on from a checkpoint folder: weights, averaged weights, optimizer and step.
+        """Goes on from a checkpoint folder: weights, averaged weights, optimizer, step and place in the data.
 
         Raises:
-            UserError: if the folder is no checkpoint of this task, or the run had another seed.
+            UserError: if the folder is no checkpoint of this task, or the run had another seed or optimizer.
         """
-        source = f"--resume {checkpoint}"
-        state = load_plain(checkpoint / STATE_FILE, source)
-        if state["seed"] != self.options.seed:
-            raise UserError(f"{source}: was started with --seed {state['seed']}, got {self.options.seed}; use that one")
-        for part, parameters in (
-            (self.task.part, list(self.task.model.parameters())),
-            (f"{self.task.part}_ema", self.ema.shadow_params),
-        ):
-            tensors = read_sharded_folder(checkpoint / part, source).tensors
-            names = [name for name, _ in self.task.model.named_parameters()]
-            if tensors.keys() != set(names):
-                raise UserError(f"{source}: {part}/{SAFETENSORS_NAME} is of another network; give a run of this model")
-            for name, parameter in zip(names, parameters, strict=True):
-                if parameter.shape != tensors[name].shape:
-                    raise UserError(f"{source}: {name} has another shape; give a run of this model")
-                parameter.data.copy_(tensors[name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = read_state(checkpoint, {"seed": self.options.seed, "optimizer": self.options.optimizer})
+        model = self.task.model
+        read_network(checkpoint, self.task.part, model, list(model.parameters()))
+        read_network(checkpoint, f"{self.task.part}_ema", model, self.ema.shadow_params)
+        self.optimizer.load_state_dict(state["optimizer_state"])
         self.ema.optimization_step = state["ema_steps"]
         self.step = state["step"]
+        self.num_samples = state["num_samples"]
+        if self.accelerator.is_main_process:
+            _cut_metrics(self.run_dir / METRICS_FILE, self.step)
+
+
+def _cut_metrics(file: Path, step: int) -> None:
+    """Leaves out lines beyond ``step``: those steps come again."""
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_text_whole(file, "".join(kept))
+
+
+def _means(numbers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each number over the batches that have it; NaN says that one has none."""
+    return {name: torch.stack([entry[name] for entry in numbers]).nanmean() for name in numbers[0]}
+
+
+def _recentred_share(batches: list[ClipBatch | LatentBatch]) -> Tensor:
+    clips = [batch for batch in batches if isinstance(batch, ClipBatch)]
+    if not clips:
+        return torch.tensor(math.nan)
+    return torch.tensor(sum(b.num_recentred for b in clips) / sum(len(b.captions) for b in clips))
 
 
 class _Window:
@@ -217,40 +301,19 @@ class _Window:
             self.numbers[name].append(value)
         self.num_clips += num_clips
 
-    def means(self) -> dict[str, float]:
-        """Mean of each number, those left out that no step had (a batch without a start point, say)."""
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Mean of each number over the window and all processes, those left out that no step had."""
         elapsed = time.perf_counter() - self.started
+        names = sorted(self.numbers)
+        own = torch.stack([torch.stack([v.float().to(accelerator.device) for v in self.numbers[n]]) for n in names])
+        everyone = accelerator.gather(own[None])  # [processes, numbers, steps]
         # The loss itself keeps a NaN, which must be seen; the others use it for "none in this batch".
-        means = {name: torch.stack(values).nanmean().item() for name, values in self.numbers.items() if name != "loss"}
+        means = {
+            name: (values.mean() if name == "loss" else values.nanmean()).item()
+            for name, values in zip(names, everyone.unbind(1), strict=True)
+        }
         return {
-            "loss": torch.stack(self.numbers["loss"]).mean().item(),
-            **{name: value for name, value in means.items() if not math.isnan(value)},
-            "clips_per_second": self.num_clips / elapsed,
+            **{name: value for name, value in means.items() if name == "loss" or not math.isnan(value)},
+            "clips_per_second": self.num_clips * accelerator.num_processes / elapsed,
             "data_wait_share": self.seconds_waited / elapsed,
         }
-
-
-def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
-    """The checkpoint folder that ``--resume`` means: ``auto`` is the latest of this run, or none yet.
-
-    Raises:
-        UserError: if another value names neither a run nor a checkpoint.
-    """
-    place = run_dir if resume == "auto" else Path(resume)
-    if (place / STATE_FILE).is_file():
-        return place
-    latest = place / LATEST
-    if latest.is_file():
-        return place / latest.read_text(encoding="utf-8").strip()
-    if resume == "auto":
-        return None
-    raise MissingFileError(f"--resume {resume}: neither a run nor a checkpoint of one; give its folder, or auto")
-
-
-def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; norms, biases and modulation tables do not."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    exempt = [p for name, p in trained if p.ndim < 2 or "norm" in name or "scale_shift_table" in name]
-    exempt_ids = {id(parameter) for parameter in exempt}
-    decayed = [parameter for _, parameter in trained if id(parameter) not in exempt_ids]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.flow import timestep_of
 from util.errors import UserError
@@ -61,7 +61,12 @@ def with_injection(dit: WanTransformer3DModel) -> WanTransformer3DModel:
 
 
 def predict_velocity(
-    dit: WanTransformer3DModel, latents: Tensor, video_latents: Tensor, sigma: Tensor, caption_embeddings: Tensor
+    dit: WanTransformer3DModel,
+    latents: Tensor,
+    video_latents: Tensor,
+    sigma: Tensor,
+    caption_embeddings: Tensor,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """The velocity at ``latents``, one evaluation of the DiT.
 
@@ -70,13 +75,14 @@ def predict_velocity(
         video_latents: [B, C, T, H, W] clean; concatenated on the channel axis where the DiT has injection.
         sigma: [B] in [0, 1], 1 = video.
         caption_embeddings: [B, L, D], zero after the last token.
+        network: what runs instead of ``dit`` itself: a wrapper around it, of data-parallel training say.
 
     Returns:
         [B, C, T, H, W] in the dtype of ``latents``.
     """
     dtype = dit.patch_embedding.weight.dtype
     model_input = torch.cat([latents, video_latents], dim=1) if has_injection(dit) else latents
-    velocity = dit(
+    velocity = (network or dit)(
         hidden_states=model_input.to(dtype),
         timestep=timestep_of(sigma),
         encoder_hidden_states=caption_embeddings.to(dtype),

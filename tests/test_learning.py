@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from torch.utils.data import DataLoader
 
@@ -46,12 +47,14 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
     task = FlowTask(pipeline.transformer, pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=False)
     clips = ReferringClips([Source("toy", split)], ClipOptions(9, Box(64, 112, 8), sampling="dense"))
-    latents = CachedLatents(tmp_path / "latents", clips, pipeline.vae, {"vae": "toy"})
+    latents = CachedLatents(tmp_path / "latents", clips, {"vae": "toy"})
+    latents.fill(pipeline.vae)
     options = TrainerOptions(
         max_steps=STEPS, lr=3e-3, weight_decay=0.0, lr_schedule="cosine", warmup_steps=20, lr_drop_steps=1,
-        clip_max_norm=1.0, ema_decay=0.9, amp=False, seed=0, save_steps=STEPS, keep_last=1, print_freq=20,
+        clip_max_norm=1.0, ema_decay=0.9, amp=False, seed=0, save_at=(STEPS,), keep_last=1, print_freq=20,
+        optimizer="adamw", ema_device="cpu", max_bad_steps=1,
     )  # fmt: skip
-    trainer = Trainer(task, options, tmp_path)
+    trainer = Trainer(task, options, tmp_path, Accelerator(cpu=True))
     batches = [[(epoch, 0), (epoch, 1)] for epoch in range(STEPS)]
     for _ in trainer.run(DataLoader(latents, batch_sampler=batches, collate_fn=collate_latents)):
         pass
