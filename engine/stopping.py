@@ -32,3 +32,9 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+
+
+def ignore_signals(_: int) -> None:
+    """For a loader's workers: torchrun signals the whole process group, but the main process decides when to stop."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -22,6 +22,7 @@ from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.checkpoints import LATEST, checkpoint_name, find_checkpoint
 from engine.latents import CachedLatents, collate_latents
 from engine.steps import FlowTask, MaskVAETask, Task
+from engine.stopping import ignore_signals
 from engine.trainer import Trainer, TrainerOptions
 from engine.validation import Validator
 from models.dit import has_injection, with_injection
@@ -180,10 +181,13 @@ def _build_loader(
         cached = CachedLatents(Path(options.latent_cache), clips, identity)
         cached.fill(loaded.pipeline.vae, accelerator.process_index, accelerator.num_processes)
         accelerator.wait_for_everyone()
-        return DataLoader(cached, batch_sampler=batches, collate_fn=collate_latents, num_workers=options.num_workers)
+        return DataLoader(
+            cached, batch_sampler=batches, collate_fn=collate_latents, num_workers=options.num_workers,
+            worker_init_fn=ignore_signals,
+        )  # fmt: skip
     return DataLoader(
         clips, batch_sampler=batches, collate_fn=collate, num_workers=options.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=ignore_signals, pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
 
 
