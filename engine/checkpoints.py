@@ -2,20 +2,25 @@
 
 transformer/ or vae/          the network as the library saves it
 transformer_ema/ or vae_ema/  its running average
-training_state.pt             optimizer, step and what the run was started with; loads weights-only
+training_state.pt             step, place in the data and what the run was started with
+optimizer.pt                  moments; of a sharded network one file per process, ``optimizer_0of8.pt``
+
+All of it loads weights-only.
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from diffusers import ModelMixin
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from util.checkpoint import SAFETENSORS_NAME, load_plain, read_sharded_folder
+from engine.sharding import copy_whole
+from models.lora import has_lora
+from util.checkpoint import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 from util.errors import MissingFileError, UserError
-from util.files import staged_folder, write_text_whole
+from util.files import write_text_whole
 
 LATEST = "latest"
 STATE_FILE = "training_state.pt"
@@ -47,26 +52,29 @@ def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
     raise MissingFileError(f"--resume {resume}: neither a run nor a checkpoint of one; give its folder, or auto")
 
 
-def write_checkpoint(
-    run_dir: Path, step: int, save_networks: Callable[[Path], None], state: dict[str, Any], keep_last: int
-) -> Path:
-    """Writes a checkpoint whole or not at all, then points ``latest`` at it, then removes the oldest.
-
-    Args:
-        save_networks: writes the network's folders into a folder.
-        state: tensors and plain values.
-    """
+def commit_checkpoint(run_dir: Path, step: int, staging: Path, keep_last: int) -> Path:
+    """Moves a whole checkpoint to its place, then points ``latest`` at it, then removes the oldest."""
     target = run_dir / checkpoint_name(step)
-    with staged_folder(run_dir, target.name) as staging:
-        save_networks(staging)
-        torch.save(state, staging / STATE_FILE)
-        if target.exists():
-            shutil.rmtree(target)
-        staging.replace(target)
+    if target.exists():
+        shutil.rmtree(target)
+    staging.replace(target)
     write_text_whole(run_dir / LATEST, target.name + "\n")
     for old in sorted(run_dir.glob("step_*"))[:-keep_last]:
         shutil.rmtree(old)
     return target
+
+
+def write_network(model: ModelMixin, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Writes weights with the model's config, as the library's ``from_pretrained`` reads them.
+
+    Args:
+        tensors: on the CPU; all of the model's parameters, or of one with adapters those alone that train.
+    """
+    model.save_config(folder)
+    if has_lora(model):
+        save_file(tensors, folder / ADAPTER_NAME)
+    else:
+        write_sharded_folder(folder, tensors)
 
 
 def read_state(checkpoint: Path, expected: dict[str, Any]) -> dict[str, Any]:
@@ -87,18 +95,18 @@ def read_state(checkpoint: Path, expected: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def read_network(checkpoint: Path, part: str, model: nn.Module, into: list[Tensor]) -> None:
-    """Copies the weights in ``<checkpoint>/<part>`` into tensors that lie in the order of ``model``'s parameters.
+def read_network(checkpoint: Path, part: str, targets: dict[str, Tensor]) -> None:
+    """Copies the weights in ``<checkpoint>/<part>`` into tensors of the same names.
 
     Raises:
         UserError: if they are of another network.
     """
-    source = f"--resume {checkpoint}"
-    tensors = read_sharded_folder(checkpoint / part, source).tensors
-    names = [name for name, _ in model.named_parameters()]
-    if tensors.keys() != set(names):
-        raise UserError(f"{source}: {part}/{SAFETENSORS_NAME} is of another network; give a run of this model")
-    for name, target in zip(names, into, strict=True):
+    source, folder = f"--resume {checkpoint}", checkpoint / part
+    is_lora = (folder / ADAPTER_NAME).is_file()
+    tensors = load_file(folder / ADAPTER_NAME) if is_lora else read_sharded_folder(folder, source).tensors
+    if tensors.keys() != targets.keys():
+        raise UserError(f"{source}: {part} is of another network; give a run of this model and --lora_rank")
+    for name, target in targets.items():
         if target.shape != tensors[name].shape:
-            raise UserError(f"{source}: {name} has another shape; give a run of this model")
-        target.data.copy_(tensors[name])
+            raise UserError(f"{source}: {name} in {part} has another shape; give a run of this model")
+        copy_whole(target, tensors[name])

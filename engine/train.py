@@ -76,7 +76,7 @@ def train(options: argparse.Namespace) -> None:
     validator = Validator(validation_split(names, paths), pipeline, task, run_dir) if options.eval_steps else None
     for step in trainer.run(loader):
         if validator is not None and (step % options.eval_steps == 0 or step == trainer.options.max_steps):
-            with trainer.averaged_weights():
+            with trainer.average.in_model():
                 accelerator.log(validator.run(step), step=step)
     _end(trainer)
 

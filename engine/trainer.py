@@ -5,28 +5,39 @@ import logging
 import math
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.clip import ClipBatch
-from engine.checkpoints import checkpoint_name, read_network, read_state, write_checkpoint
+from engine.averaging import AveragedWeights
+from engine.checkpoints import (
+    STATE_FILE,
+    checkpoint_name,
+    commit_checkpoint,
+    read_network,
+    read_state,
+    write_network,
+)
 from engine.latents import LatentBatch
 from engine.optimizer import build_optimizer, set_learning_rate
+from engine.records import Window, cut_records, means_of, recentred_share
+from engine.sharding import from_own_slices, gather, is_sharded, own_slices, whole
 from engine.steps import StepResult, Task
 from engine.stopping import StopSignal
+from models.lora import has_lora
+from util.checkpoint import load_plain
 from util.errors import UserError
-from util.files import write_text_whole
+from util.files import staged_folder
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +102,14 @@ class Trainer:
         self.num_bad_steps = 0  # in a row
         self.stopped_by: signal.Signals | None = None
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(options.optimizer, task.model, options.lr, options.weight_decay, seed=options.seed)
-        task.network, self.optimizer = accelerator.prepare(task.network, optimizer)
-        # All parameters, frozen ones too: the averaged network is saved whole.
-        self.ema = EMAModel(task.model.parameters(), decay=options.ema_decay, foreach=True)
-        self.ema.to(device=options.ema_device)
+        self.is_sharded = is_sharded(self.parameters)
+        if not self.is_sharded:
+            task.network = accelerator.prepare_model(task.network)
+        self.optimizer = build_optimizer(
+            options.optimizer, task.model, options.lr, options.weight_decay, seed=options.seed
+        )
+        self.average = AveragedWeights(task.model, options.ema_decay, options.ema_device)
+        self._start = {"seed": options.seed, "optimizer": options.optimizer}  # of the run; must be the same at a resume
 
     @property
     def batches_per_step(self) -> int:
@@ -110,7 +124,7 @@ class Trainer:
         """
         self.task.model.train()
         batches = iter(loader)
-        window = _Window()
+        window = Window()
         stop = StopSignal()
         is_main = self.accelerator.is_main_process
         with (
@@ -130,7 +144,7 @@ class Trainer:
                 if self.step % self.options.print_freq == 0 or is_last:
                     record = self._log(window)
                     bar.set_postfix(loss=f"{record['loss']:.4f}", lr=f"{record['lr']:.1e}")
-                    window = _Window()
+                    window = Window()
                 self.stopped_by = self._agreed(stop.received)
                 if self.stopped_by or is_last or any(self.step % every == 0 for every in self.options.save_at):
                     self.save()
@@ -147,33 +161,42 @@ class Trainer:
         results = []
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.task.network):
-                with torch.autocast(device, torch.bfloat16, enabled=self.options.amp):
+            with nullcontext() if is_last else self._no_sync():
+                # Without its cache, which would hold a bfloat16 copy of every weight until the end of the forward pass.
+                with torch.autocast(device, torch.bfloat16, enabled=self.options.amp, cache_enabled=False):
                     result: StepResult = self.task.step(batch)
                 (result.loss / len(batches)).backward()
             results.append(result)
             self.num_samples += len(batch.captions) * self.accelerator.num_processes
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_max_norm or math.inf)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_max_norm or math.inf))
         # The gradient is the mean over all processes, so all see the same norm and decide alike.
         if math.isfinite(norm.item()):
             self.num_bad_steps = 0
             self.optimizer.step()
-            self._average()
+            self.average.step()
         else:
             self._skip(batches, results, norm.item())
         return {
-            **_means([result.numbers for result in results]),
+            **means_of([result.numbers for result in results]),
             "loss": torch.stack([result.loss.detach() for result in results]).mean(),
             "grad_norm": norm.detach(),
             "lr": torch.tensor(rate),
-            "recentred_share": _recentred_share(batches),
+            "recentred_share": recentred_share(batches),
         }
 
-    def _average(self) -> None:
-        parameters: list[Tensor] = list(self.task.model.parameters())
-        if self.options.ema_device != parameters[0].device.type:
-            parameters = [parameter.detach().to(self.options.ema_device) for parameter in parameters]
-        self.ema.step(parameters)
+    @contextmanager
+    def _no_sync(self) -> Iterator[None]:
+        """Within the block gradients add up in each process alone."""
+        network: Any = self.task.network
+        if not self.is_sharded:
+            with self.accelerator.no_sync(network):
+                yield
+            return
+        network.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            network.set_requires_gradient_sync(True)
 
     def _skip(self, batches: list[ClipBatch | LatentBatch], results: list[StepResult], norm: float) -> None:
         """Counts a step that is left out, and says which of this process's samples may have caused it.
@@ -202,7 +225,7 @@ class Trainer:
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
         return signal.Signals(int(number)) if int(number) else None
 
-    def _log(self, window: "_Window") -> dict[str, float]:
+    def _log(self, window: Window) -> dict[str, float]:
         """The means over a window and all processes; the main process appends them to ``metrics.jsonl``."""
         record: dict[str, float] = {"step": self.step, **window.means(self.accelerator)}
         if torch.cuda.is_available():
@@ -213,41 +236,30 @@ class Trainer:
         self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=self.step)
         return record
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within the block the network holds its averaged weights."""
-        parameters = list(self.task.model.parameters())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        self.task.model.eval()
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
-            self.task.model.train()
-
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Writes ``step_<n>/``; every process calls it, the main one writes, and all wait for it."""
-        target = self.run_dir / checkpoint_name(self.step)
-        if self.accelerator.is_main_process:
-            state = {
-                "step": self.step,
-                "num_samples": self.num_samples,
-                "seed": self.options.seed,
-                "optimizer": self.options.optimizer,
-                "optimizer_state": self.optimizer.state_dict(),
-                "ema_steps": self.ema.optimization_step,
-            }
-            write_checkpoint(self.run_dir, self.step, self._save_networks, state, self.options.keep_last)
+        """Writes ``step_<n>/``; every process calls it, and all return when it is whole."""
+        is_main = self.accelerator.is_main_process
+        saved = self._saved_parameters()
+        with self._staged(checkpoint_name(self.step)) as staging:
+            for name, tensors in ((self.task.part, saved), (f"{self.task.part}_ema", saved | self.average.tensors)):
+                gathered = dict(gather(tensors.items(), keep=is_main))
+                if is_main:
+                    write_network(self.task.model, gathered, staging / name)
+            if is_main or self.is_sharded:
+                torch.save(own_slices(self.optimizer.state_dict()), staging / self._optimizer_file)
+            if is_main:
+                torch.save(
+                    {**self._start, "step": self.step, "num_samples": self.num_samples,
+                     "ema_steps": self.average.num_steps},
+                    staging / STATE_FILE,
+                )  # fmt: skip
+            self.accelerator.wait_for_everyone()
+            if is_main:
+                commit_checkpoint(self.run_dir, self.step, staging, self.options.keep_last)
         self.accelerator.wait_for_everyone()
-        return target
-
-    def _save_networks(self, folder: Path) -> None:
-        self.task.model.save_pretrained(folder / self.task.part)
-        with self.averaged_weights():
-            self.task.model.save_pretrained(folder / f"{self.task.part}_ema")
+        return self.run_dir / checkpoint_name(self.step)
 
     def load(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint folder: weights, averaged weights, optimizer, step and place in the data.
@@ -255,65 +267,42 @@ class Trainer:
         Raises:
             UserError: if the folder is no checkpoint of this task, or the run had another seed or optimizer.
         """
-        state = read_state(checkpoint, {"seed": self.options.seed, "optimizer": self.options.optimizer})
-        model = self.task.model
-        read_network(checkpoint, self.task.part, model, list(model.parameters()))
-        read_network(checkpoint, f"{self.task.part}_ema", model, self.ema.shadow_params)
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        self.ema.optimization_step = state["ema_steps"]
+        state = read_state(checkpoint, self._start)
+        if not (checkpoint / self._optimizer_file).is_file():
+            raise UserError(
+                f"--resume {checkpoint}: has no {self._optimizer_file}; with --fsdp a run goes on with as many "
+                "processes as before, without it not from one that had it"
+            )
+        saved = self._saved_parameters()
+        read_network(checkpoint, self.task.part, saved)
+        read_network(checkpoint, f"{self.task.part}_ema", saved | self.average.tensors)
+        optimizer_state = load_plain(checkpoint / self._optimizer_file, f"--resume {checkpoint}")
+        in_order = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.optimizer.load_state_dict(from_own_slices(optimizer_state, in_order))
+        self.average.num_steps = state["ema_steps"]
         self.step = state["step"]
         self.num_samples = state["num_samples"]
         if self.accelerator.is_main_process:
-            _cut_metrics(self.run_dir / METRICS_FILE, self.step)
+            cut_records(self.run_dir / METRICS_FILE, self.step)
 
+    def _saved_parameters(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the whole network, or of one with adapters those parameters that train."""
+        model = self.task.model
+        return {n: p for n, p in model.named_parameters() if p.requires_grad or not has_lora(model)}
 
-def _cut_metrics(file: Path, step: int) -> None:
-    """Leaves out lines beyond ``step``: those steps come again."""
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_text_whole(file, "".join(kept))
+    @property
+    def _optimizer_file(self) -> str:
+        if self.is_sharded:
+            return f"optimizer_{self.accelerator.process_index}of{self.accelerator.num_processes}.pt"
+        return "optimizer.pt"
 
-
-def _means(numbers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each number over the batches that have it; NaN says that one has none."""
-    return {name: torch.stack([entry[name] for entry in numbers]).nanmean() for name in numbers[0]}
-
-
-def _recentred_share(batches: list[ClipBatch | LatentBatch]) -> Tensor:
-    clips = [batch for batch in batches if isinstance(batch, ClipBatch)]
-    if not clips:
-        return torch.tensor(math.nan)
-    return torch.tensor(sum(b.num_recentred for b in clips) / sum(len(b.captions) for b in clips))
-
-
-class _Window:
-    """Numbers of the steps since the last log line; tensors stay on their device until the means are taken."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, list[Tensor]] = defaultdict(list)
-        self.num_clips = 0
-        self.seconds_waited = 0.0
-        self.started = time.perf_counter()
-
-    def add(self, numbers: dict[str, Tensor], num_clips: int) -> None:
-        for name, value in numbers.items():
-            self.numbers[name].append(value)
-        self.num_clips += num_clips
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Mean of each number over the window and all processes, those left out that no step had."""
-        elapsed = time.perf_counter() - self.started
-        names = sorted(self.numbers)
-        own = torch.stack([torch.stack([v.float().to(accelerator.device) for v in self.numbers[n]]) for n in names])
-        everyone = accelerator.gather(own[None])  # [processes, numbers, steps]
-        # The loss itself keeps a NaN, which must be seen; the others use it for "none in this batch".
-        means = {
-            name: (values.mean() if name == "loss" else values.nanmean()).item()
-            for name, values in zip(names, everyone.unbind(1), strict=True)
-        }
-        return {
-            **{name: value for name, value in means.items() if name == "loss" or not math.isnan(value)},
-            "clips_per_second": self.num_clips * accelerator.num_processes / elapsed,
-            "data_wait_share": self.seconds_waited / elapsed,
-        }
+    @contextmanager
+    def _staged(self, name: str) -> Iterator[Path]:
+        """The main process's staging folder, in which all may write."""
+        with ExitStack() as stack:
+            own = (
+                [str(stack.enter_context(staged_folder(self.run_dir, name)))]
+                if self.accelerator.is_main_process
+                else [""]
+            )
+            yield Path(broadcast_object_list(own)[0])

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.flow import timestep_of
 from util.errors import UserError
@@ -58,6 +59,19 @@ def with_injection(dit: WanTransformer3DModel) -> WanTransformer3DModel:
     wide = WanTransformer3DModel.from_config({**dit.config, "in_channels": 2 * dit.config.out_channels})
     wide.load_state_dict(widen_patch_embedding(dit.state_dict()))
     return wide.to(dit.device)
+
+
+def checkpoint_blocks(dit: WanTransformer3DModel, every: int) -> None:
+    """Recomputes the activations of every n-th block in the backward pass instead of keeping them; 0 keeps all."""
+    if every == 0:
+        dit.disable_gradient_checkpointing()
+        return
+    chosen = set(dit.blocks[::every])
+
+    def run(block: nn.Module, *inputs: Tensor) -> Tensor:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in chosen else block(*inputs)
+
+    dit.enable_gradient_checkpointing(run)
 
 
 def predict_velocity(

@@ -61,7 +61,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
-    with trainer.averaged_weights():
+    with trainer.average.in_model():
         units = segment_expressions(pipeline, split, split.expressions, tmp_path / "Annotations", SegmentOptions())
     assert len(units) == len(CAPTIONS)
     for _, _, score in units:

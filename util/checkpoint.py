@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from util.errors import MissingFileError, UserError
 
 SAFETENSORS_NAME = "diffusion_pytorch_model.safetensors"  # as diffusers' save_pretrained names it
+ADAPTER_NAME = "adapter.safetensors"  # low-rank adapters alone, which mean nothing without their base
 WEIGHT_CHOICES = ("auto", "ema", "model")  # which weights of a checkpoint that holds averaged and raw ones
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 PROFILER_SUFFIXES = ("total_ops", "total_params")  # left in the original's VAE file by a FLOP counter
@@ -95,6 +97,13 @@ def read_sharded_folder(folder: Path, source: str) -> StateDict:
             raise MissingFileError(f"{source}: {folder / shard} is missing; download the folder again")
         tensors |= _read_safetensors(folder / shard, source)
     return StateDict(_checked_tensors(tensors, source), tuple(folder / shard for shard in shards), source)
+
+
+def write_sharded_folder(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors as ``read_sharded_folder`` and diffusers' ``from_pretrained`` read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pattern = SAFETENSORS_NAME.replace(".safetensors", "{suffix}.safetensors")
+    save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size="10GB")
 
 
 def read_json(path: Path) -> dict[str, Any]:
