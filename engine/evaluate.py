@@ -1,82 +1,153 @@
-"""Segments every expression of a split, writes the masks and scores them where there is a truth."""
+"""Segments every expression of a split, writes the masks and scores them where there is a truth.
+
+Threads read the next video while the model has this one (``engine/reading.py``); worker processes write and score its
+masks while the model has the next (``engine/finish.py``). Each finished unit is recorded, so an evaluation that was
+stopped goes on (``engine/run_folder.py``), and processes take video after video, whoever is free (``claim``).
+"""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
-from itertools import groupby
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 
 from datasets.expression import Expression
 from datasets.split import Split
+from engine.finish import Place, Segmented, finish
+from engine.pack import merge_objects, pack_masks
+from engine.reading import LoadedVideo, load_videos
+from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
+from engine.work import Part, VideoWork, object_number, work_to_do
 from models.flowrvs import FlowRVS
-from models.mask_vae import logits_to_masks, resize_logits
 from util.files import write_text_whole
-from util.frames import resize_frame
-from util.masks import write_mask
-from util.metrics import Score, score
+from util.metrics import Score
+from util.processes import WorkerPool
 
 Unit = tuple[str, str, Score]  # video id, expression id, score
 
 
-def evaluate(
-    pipeline: FlowRVS, split: Split, output_dir: Path, options: SegmentOptions, state: PartialState
-) -> dict[str, Any] | None:
-    """Segments a split, videos shared out over the processes.
+class Captions(Protocol):
+    """Embeddings of all captions of a split: ``CaptionTable`` or ``CaptionCache``."""
 
-    Writes ``<output_dir>/Annotations/<video>/<exp_id>/<frame>.png``, and with a truth ``<output_dir>/metrics.json``.
+    def lookup(self, captions: list[str]) -> Tensor:
+        """[B, max_length, D]."""
+
+
+def evaluate(
+    pipeline: FlowRVS,
+    split: Split,
+    captions: Captions,
+    folder: RunFolder,
+    options: SegmentOptions,
+    state: PartialState,
+    *,
+    num_workers: int = 1,
+    merge: bool = False,
+) -> dict[str, Any] | None:
+    """Segments what is not done yet of a split, then sums up what is recorded of all of it.
 
     Args:
-        state: which process this is, and of how many; each takes every n-th video.
+        captions: of every expression of the split.
+        folder: has begun; one that all processes see.
+        state: which process this is, and of how many.
+        num_workers: processes that write and score, for each process that segments.
+        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``engine/finish.py``.
 
     Returns:
-        The metrics on the main process of a split with masks, else None.
+        The metrics, also in ``metrics.json``, on the main process of a split with masks; else None.
+
+    Raises:
+        UserError: if frames, sentences or masks cannot be read, or results not written.
     """
-    videos = [list(expressions) for _, expressions in groupby(split.expressions, key=lambda e: e.video)]
-    mine = videos[state.process_index :: state.num_processes]
-    units: list[Unit] = []
     pipeline.set_progress_bar_config(disable=True)
-    for expressions in tqdm(mine, desc="segment videos", unit="video", disable=not state.is_main_process):
-        units += segment_expressions(pipeline, split, expressions, output_dir / "Annotations", options)
-    if not split.has_masks:
-        state.wait_for_everyone()
-        return None
-    metrics = summarise(gather_object(units), split.expressions)
-    if state.is_main_process:
-        write_text_whole(output_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    todo = work_to_do(split, options.prompt_batch, folder.is_done, merge)
+    with (
+        WorkerPool(finish, Place(folder, split), num_workers) as pool,
+        _Progress(todo, folder, state) as progress,
+    ):
+        for video in load_videos(split, progress.taken(), lambda *size: _fitted_size(pipeline, options, *size)):
+            for segmented in segment_video(pipeline, video, captions, options):
+                pool.submit(segmented)
+                progress.advance(len(segmented.bits) * len(video.frames))
+            del video  # while the next one is waited for, this one's memory is free
     state.wait_for_everyone()
-    return metrics if state.is_main_process else None
+    if not state.is_main_process:
+        return None
+    folder.release()
+    scores = [(*expression.key, folder.read_unit(expression)) for expression in split.expressions]
+    if not split.has_masks:
+        return None
+    metrics = summarise([(video, exp_id, one) for video, exp_id, one in scores if one is not None], split.expressions)
+    write_text_whole(folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    return metrics
 
 
-def segment_expressions(
-    pipeline: FlowRVS, split: Split, expressions: list[Expression], folder: Path, options: SegmentOptions
-) -> list[Unit]:
-    """Segments all expressions of one video, writes their masks below ``folder`` and scores them."""
-    pictures = split.read_frames(expressions[0], list(range(len(expressions[0].frames))))
-    size = (pictures[0].shape[0], pictures[0].shape[1])
-    fitted_size = pipeline.fitted_size(*size, options.box_height, options.box_width)
-    result = pipeline(
-        np.stack([resize_frame(picture, *fitted_size) for picture in pictures]),
-        [expression.caption for expression in expressions],
-        **asdict(options),
+@torch.no_grad()
+def segment_video(
+    pipeline: FlowRVS, video: LoadedVideo, captions: Captions, options: SegmentOptions
+) -> Iterator[Segmented]:
+    """Segments the parts of one video, which is encoded once for all of them."""
+    parts = video.work.parts
+    batches = pipeline.segment_batches(
+        video.frames,
+        (captions.lookup(list(batch)) for part in parts for batch in part.captions),
+        num_steps=options.num_steps,
+        box_height=options.box_height,
+        box_width=options.box_width,
+        seed=options.seed,
     )
-    units: list[Unit] = []
-    for expression, logits in zip(expressions, result.logits, strict=True):
-        masks = logits_to_masks(resize_logits(logits, size), options.threshold)
-        place = folder / expression.video / expression.exp_id
-        place.mkdir(parents=True, exist_ok=True)
-        for frame, mask in zip(expression.frames, masks, strict=True):
-            write_mask(place / f"{frame}.png", mask)
-        if split.has_masks:
-            truth = split.masks(expression, list(range(len(expression.frames))), size)
-            units.append((*expression.key, score(masks, truth)))
-    return units
+    for part in parts:
+        logits = [next(batches) for _ in part.captions]  # each [B, T, h, w]
+        yield _packed(part, logits[0] if len(logits) == 1 else torch.cat(logits), video.size, options.threshold)
+
+
+def _packed(part: Part, logits: Tensor, size: tuple[int, int], threshold: float) -> Segmented:
+    labels = None
+    if part.annotator is not None:
+        numbers = [object_number(expression) for expression, _ in part.expressions]
+        labels = merge_objects(logits, numbers, size, threshold).cpu().numpy()
+    bits = pack_masks(logits, size, threshold).cpu().numpy()
+    return Segmented(part.expressions, bits, size, part.annotator, labels)
+
+
+def _fitted_size(pipeline: FlowRVS, options: SegmentOptions, height: int, width: int) -> tuple[int, int]:
+    return pipeline.fitted_size(height, width, options.box_height, options.box_width)
+
+
+class _Progress:
+    """Hands out videos, and shows on the main process how many masks were made: by all, once there are several."""
+
+    def __init__(self, todo: list[VideoWork], folder: RunFolder, state: PartialState) -> None:
+        self.todo, self.folder = todo, folder
+        self.is_shared = state.num_processes > 1
+        self.mine: set[str] = set()
+        self.done = 0
+        total = sum(work.num_masks for work in todo)
+        self.bar = tqdm(total=total, desc="segment videos", unit="mask", disable=not state.is_main_process)
+
+    def taken(self) -> Iterator[VideoWork]:
+        """Those videos that no other process has taken, one as soon as it is asked for."""
+        for work in self.todo:
+            if not self.is_shared or self.folder.claim(work.video):
+                self.mine.add(work.video)
+                yield work
+
+    def advance(self, num_masks: int) -> None:
+        self.done += num_masks
+        # What others took counts as done: nobody sends messages, and it soon is.
+        others = self.folder.claimed() - self.mine if self.is_shared and not self.bar.disable else set()
+        self.bar.update(self.done + sum(work.num_masks for work in self.todo if work.video in others) - self.bar.n)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
 
 
 def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str, Any]:

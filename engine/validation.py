@@ -6,11 +6,14 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from datasets.selection import choose_videos
 from datasets.split import Split
 from engine.evaluate import evaluate
+from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.steps import Task
 from models.flowrvs import FlowRVS
+from models.text import CaptionTable
 from util.checkpoint import read_json
 from util.files import write_text_whole
 
@@ -24,8 +27,14 @@ class Validator:
     """
 
     def __init__(self, split: Split, pipeline: FlowRVS, task: Task, run_dir: Path) -> None:
-        videos = set(list(dict.fromkeys(expression.video for expression in split.expressions))[:NUM_VIDEOS])
-        split.expressions = [expression for expression in split.expressions if expression.video in videos]
+        choose_videos(split, NUM_VIDEOS)
+        self.captions = CaptionTable(
+            pipeline.text_encoder,
+            pipeline.tokenizer,
+            [expression.caption for expression in split.expressions],
+            pipeline.config.max_sequence_length,
+        )
+        pipeline.text_encoder.to("cpu")  # 11 GB that nothing needs any more
         self.split = split
         self.pipeline = pipeline
         self.task = task
@@ -41,8 +50,13 @@ class Validator:
         Returns:
             J, F and J&F on the main process, nothing on others.
         """
+        folder, state = RunFolder(self.run_dir / "validation"), PartialState()
+        if state.is_main_process:
+            folder.path.mkdir(exist_ok=True)
+            folder.clear()  # of other weights
+        state.wait_for_everyone()
         metrics = evaluate(
-            self.pipeline, self.split, self.run_dir / "validation", SegmentOptions(prompt_batch=8), PartialState()
+            self.pipeline, self.split, self.captions, folder, SegmentOptions(prompt_batch=8), state, num_workers=2
         )
         if metrics is None:
             return {}

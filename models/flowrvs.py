@@ -1,11 +1,9 @@
 """``FlowRVS``: frames and sentences in, mask logits out. The one public way to segment."""
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,8 +25,6 @@ from util.frames import fit_size
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.stopwatch import Stopwatch
 
-Call = TypeVar("Call", bound=Callable[..., Any])
-
 
 @dataclass
 class FlowRVSOutput(BaseOutput):
@@ -45,20 +41,16 @@ class FlowRVSOutput(BaseOutput):
     seconds: dict[str, float]
 
 
-def _naming_what_saves_memory(call: Call) -> Call:
+@contextlib.contextmanager
+def _naming_what_saves_memory() -> Iterator[None]:
     """Out of memory becomes an error that says what to lower."""
-
-    @functools.wraps(call)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return call(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), the box (--reso_h, "
-                "--reso_w) or the number of frames (--max_frames)"
-            ) from error
-
-    return cast(Call, wrapped)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), the box (--reso_h, "
+            "--reso_w) or the number of frames (--max_frames)"
+        ) from error
 
 
 class FlowRVS(DiffusionPipeline):
@@ -67,7 +59,7 @@ class FlowRVS(DiffusionPipeline):
     Args:
         transformer: the velocity field; 2C input channels mean direct video injection.
         vae: stock, or with a one-channel decoder tuned on masks.
-        text_encoder, tokenizer: Wan's UMT5.
+        text_encoder, tokenizer: Wan's UMT5; both None where captions come embedded.
         max_sequence_length: tokens per caption; the DiT attends to all of them.
         box_height, box_width: pixels; frames are fitted into this box unless a call names another.
         objective: what the DiT learnt to predict; see ``models.objectives``.
@@ -79,13 +71,14 @@ class FlowRVS(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012, the library reads a list
 
     def __init__(
         self,
         transformer: WanTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: UMT5EncoderModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: UMT5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         *,
         max_sequence_length: int = 256,
         box_height: int = 480,
@@ -125,12 +118,13 @@ class FlowRVS(DiffusionPipeline):
         return fit_size(height, width, *box, multiple)
 
     @torch.no_grad()
-    @_naming_what_saves_memory
+    @_naming_what_saves_memory()
     def __call__(
         self,
         frames: Frames,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
         *,
+        prompt_embeds: Tensor | None = None,
         num_steps: int = 1,
         box_height: int | None = None,
         box_width: int | None = None,
@@ -148,6 +142,7 @@ class FlowRVS(DiffusionPipeline):
                 in [-1, 1]), or a list of PIL pictures or [H, W, 3] uint8 arrays. RGB, any T >= 1: the last
                 frame is repeated up to 4n + 1 and the extra predictions are dropped.
             prompts: P sentences; a single string counts as one.
+            prompt_embeds: instead of them, [P, max_sequence_length, D] as ``embed_captions`` gives it.
             num_steps: Euler steps, each one evaluation of the DiT per prompt.
             box_height, box_width: pixels, defaulting to the pipeline's own; see ``fitted_size``.
             output_size: (H, W) of the result in pixels; the size of ``frames`` by default.
@@ -159,7 +154,9 @@ class FlowRVS(DiffusionPipeline):
             UserError: for arguments that cannot be segmented.
             ValueError: if ``num_steps``, the box, ``threshold`` or ``prompt_batch`` is out of range.
         """
-        captions = clean_captions([prompts] if isinstance(prompts, str) else prompts)
+        if (prompts is None) == (prompt_embeds is None):
+            raise UserError("prompts or prompt_embeds must be given, one of them")
+        captions = clean_captions([prompts] if isinstance(prompts, str) else prompts) if prompts is not None else []
         if not LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD:
             raise ValueError(
                 f"threshold must lie in [{LOWEST_THRESHOLD}, {HIGHEST_THRESHOLD}], got {threshold}: logits are clamped "
@@ -167,35 +164,88 @@ class FlowRVS(DiffusionPipeline):
             )
         if prompt_batch < 1:
             raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")
-        check_num_steps(self.config.objective, num_steps)
-        sigmas = sigma_schedule(num_steps).to(self._execution_device)
+        sigmas = self._sigmas(num_steps)
         pictures = as_pictures(frames)
-        source_height, source_width = pictures.shape[-2:]
-        size = self.fitted_size(source_height, source_width, box_height, box_width)
-        self.check_length(len(pictures))
-        self._check_size(size)
+        source_size = (pictures.shape[-2], pictures.shape[-1])
+        size = self._size_for(pictures, box_height, box_width)
         distinct = list(dict.fromkeys(captions))
         stopwatch = Stopwatch(self._execution_device)
 
         with stopwatch.stage("text"):
-            embeddings = embed_captions(
-                self.text_encoder, self.tokenizer, distinct, self.config.max_sequence_length
-            ).to(self._execution_device)
+            embeddings = self._embed(distinct) if prompt_embeds is None else self._checked_embeddings(prompt_embeds)
         with stopwatch.stage("encode"):
             video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
         with stopwatch.stage("dit"):
             noise = self._noise(video_latents, seed)
             mask_latents = self._solve(video_latents, embeddings, sigmas, noise, prompt_batch)
         with stopwatch.stage("decode"):
-            output_size = output_size or (source_height, source_width)
-            logits = self._decode(mask_latents, len(pictures), output_size, prompt_batch)
+            logits = self._decode(mask_latents, len(pictures), output_size or source_size, prompt_batch)
 
         self.maybe_free_model_hooks()
-        if not torch.isfinite(logits).all():
-            raise UserError("the mask logits are not finite: the weights hold NaN or infinity; download them again")
+        _check_finite(logits)
         if len(distinct) < len(captions):
             logits = logits[[distinct.index(caption) for caption in captions]]
         return FlowRVSOutput(logits, logits_to_masks(logits, threshold), stopwatch.seconds)
+
+    @torch.no_grad()
+    def segment_batches(
+        self,
+        frames: Frames,
+        prompt_embeds: Iterable[Tensor],
+        *,
+        num_steps: int = 1,
+        box_height: int | None = None,
+        box_width: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
+        """Like a call, for many prompts at sizes whose logits would not fit into memory together.
+
+        Args:
+            prompt_embeds: batches of [B, max_sequence_length, D]; each runs through DiT and decoder by itself.
+            frames, num_steps, box_height, box_width, seed: as in a call.
+
+        Yields:
+            For each batch logits [B, T, h, w] float32 on the device, at the size the model saw.
+
+        Raises:
+            UserError: for arguments that cannot be segmented.
+        """
+        with _naming_what_saves_memory():
+            sigmas = self._sigmas(num_steps)
+            pictures = as_pictures(frames)
+            size = self._size_for(pictures, box_height, box_width)
+            video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
+            noise = self._noise(video_latents, seed)
+            for embeddings in prompt_embeds:
+                mask_latents = self.predict_mask_latents(
+                    video_latents, self._checked_embeddings(embeddings), sigmas, noise
+                )
+                logits = mask_vae.decode_logits(self.vae, mask_latents)[:, 0, : len(pictures)]
+                _check_finite(logits)
+                yield logits
+
+    def _sigmas(self, num_steps: int) -> Tensor:
+        check_num_steps(self.config.objective, num_steps)
+        return sigma_schedule(num_steps).to(self._execution_device)
+
+    def _size_for(self, pictures: Tensor, box_height: int | None, box_width: int | None) -> tuple[int, int]:
+        """(height, width) at which the model sees [T, 3, H, W]; refuses too many or too large ones."""
+        size = self.fitted_size(pictures.shape[-2], pictures.shape[-1], box_height, box_width)
+        self.check_length(len(pictures))
+        self._check_size(size)
+        return size
+
+    def _embed(self, captions: list[str]) -> Tensor:
+        if self.text_encoder is None or self.tokenizer is None:
+            raise UserError("prompts need the text encoder, and this pipeline has none; give prompt_embeds")
+        length = self.config.max_sequence_length
+        return embed_captions(self.text_encoder, self.tokenizer, captions, length).to(self._execution_device)
+
+    def _checked_embeddings(self, embeddings: Tensor) -> Tensor:
+        row_shape = (self.config.max_sequence_length, self.transformer.config.text_dim)
+        if embeddings.ndim != 3 or len(embeddings) == 0 or embeddings.shape[1:] != row_shape:
+            raise UserError(f"prompt_embeds must be [P, {row_shape[0]}, {row_shape[1]}], got {list(embeddings.shape)}")
+        return embeddings.to(self._execution_device)
 
     def encode_video(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
@@ -291,7 +341,7 @@ class FlowRVS(DiffusionPipeline):
                 f"transformer and vae must agree on latent channels: the DiT maps {dit.in_channels} to "
                 f"{dit.out_channels}, the VAE has {vae.z_dim}; take both from one model"
             )
-        if self.text_encoder.config.d_model != dit.text_dim:
+        if self.text_encoder is not None and self.text_encoder.config.d_model != dit.text_dim:
             raise UserError(
                 f"text_encoder and transformer must agree on the embedding width, got "
                 f"{self.text_encoder.config.d_model} and {dit.text_dim}; take both from one model"
@@ -323,3 +373,8 @@ class FlowRVS(DiffusionPipeline):
                 yield
             finally:
                 hook.remove()
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise UserError("the mask logits are not finite: the weights hold NaN or infinity; download them again")

@@ -203,4 +203,9 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def logits_to_masks(logits: Tensor, threshold: float = 0.5) -> NDArray[np.bool_]:
     """Foreground where the sigmoid of the logit exceeds ``threshold`` in (0, 1); bool, shaped as ``logits``."""
-    return (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
+    return (logits > logit_threshold(threshold)).cpu().numpy()
+
+
+def logit_threshold(threshold: float) -> float:
+    """The logit whose sigmoid is ``threshold`` in (0, 1)."""
+    return math.log(threshold / (1 - threshold))

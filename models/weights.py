@@ -37,10 +37,11 @@ Model = TypeVar("Model", bound=ModelMixin)
 
 @dataclass(frozen=True)
 class LoadedFlowRVS:
-    """A pipeline, and the weight files each part came from."""
+    """A pipeline, the weight files each part came from, and the folder that has the text encoder."""
 
     pipeline: FlowRVS
     files: dict[str, tuple[Path, ...]]
+    folder: Path
 
 
 def load_flowrvs(
@@ -49,6 +50,7 @@ def load_flowrvs(
     vae_ckpt: str | None = None,
     weights: str = "auto",
     dtype: torch.dtype = torch.float32,
+    text: bool = True,
 ) -> LoadedFlowRVS:
     """Builds the pipeline on the CPU.
 
@@ -60,6 +62,7 @@ def load_flowrvs(
         weights: of a DiT checkpoint with averaged and raw weights, ``auto`` takes the averaged, ``ema`` insists on
             them, ``model`` takes the raw ones.
         dtype: of the weights; the parts that the library keeps in float32 stay so.
+        text: whether the pipeline has its text encoder, 11 GB; ``load_text`` loads it by itself.
 
     Raises:
         UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not.
@@ -79,7 +82,7 @@ def load_flowrvs(
     transformer = _load_dit(dit_config, dit_weights, dtype)
     vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
     vae = _load_vae(vae_config, vae_weights, dtype)
-    text_encoder, tokenizer = _load_text(folder, dtype)
+    text_encoder, tokenizer = load_text(folder, dtype) if text else (None, None)
     own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
     if dit_ckpt is not None:  # its own config says so, or it is the method
         own_entries["objective"] = objective or FLOW
@@ -89,7 +92,7 @@ def load_flowrvs(
         "vae": vae_weights.files,
         "text_encoder": tuple(sorted((folder / "text_encoder").glob("*.safetensors"))),
     }
-    return LoadedFlowRVS(pipeline, files)
+    return LoadedFlowRVS(pipeline, files, folder)
 
 
 def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: bool = False) -> Path:
@@ -227,7 +230,12 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:MAX_LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
+def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
+    """The text encoder and the tokenizer of a folder from ``resolve_wan_folder``, on the CPU.
+
+    Raises:
+        UserError: if they are missing or damaged.
+    """
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
     try:

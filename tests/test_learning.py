@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import WanTransformer3DModel
 from torch.utils.data import DataLoader
 
@@ -13,8 +13,9 @@ from datasets.referring import ClipOptions, ReferringClips
 from datasets.source import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
-from engine.evaluate import segment_expressions
+from engine.evaluate import evaluate
 from engine.latents import CachedLatents, collate_latents
+from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.steps import FlowTask
 from engine.trainer import Trainer, TrainerOptions
@@ -62,7 +63,8 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
     with trainer.average.in_model():
-        units = segment_expressions(pipeline, split, split.expressions, tmp_path / "Annotations", SegmentOptions())
-    assert len(units) == len(CAPTIONS)
-    for _, _, score in units:
-        assert score.region_similarity > 0.95
+        folder = RunFolder(tmp_path / "out")
+        metrics = evaluate(pipeline, split, table, folder, SegmentOptions(), PartialState())
+    assert len(metrics["units"]) == len(CAPTIONS)
+    for unit in metrics["units"].values():
+        assert unit["J"] > 0.95

@@ -15,6 +15,11 @@ DATASET_PATHS = {
     "jhmdb": "datasets/jhmdb_sentences",
     "toy": "runs/toy-mevis",
 }
+REMOVED_FROM_INFERENCE = {
+    "--use_dvi": "direct video injection is read off the weights; leave the flag out",
+    "--save_eval_vis": "masks are always written; leave the flag out",
+    "--ngpu": "start with torchrun --nproc_per_node=N",
+}
 DEFAULT_WAN_PATH = "Wan2.1-T2V-1.3B-Diffusers"
 MAX_SEED = 2**32 - 1  # what every library takes
 MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 timesteps
@@ -47,6 +52,29 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     for flag, default in DATASET_PATHS.items():
         group.add_argument(f"--{flag}_path", default=default, metavar="DIR", help=f"folder of {flag}")
     group.add_argument("--cache_dir", metavar="DIR", help="for converted masks; by default beside their source")
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser, output_dir: str) -> None:
+    """What of a benchmark is segmented, and where the results go.
+
+    Args:
+        output_dir: the default folder.
+    """
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--output_dir", default=output_dir, metavar="DIR",
+        help="where masks and metrics go; an evaluation that was stopped there goes on",
+    )  # fmt: skip
+    group.add_argument("--overwrite", action="store_true", help="remove earlier results in --output_dir first")
+    group.add_argument("--limit", type=int_in(1), metavar="N", help="only the first videos of the split")
+    group.add_argument("--videos", nargs="+", metavar="NAME", help="only these videos")
+    group.add_argument(
+        "--text_cache", metavar="DIR", help="keep embedded captions here, for other runs; by default in --output_dir"
+    )
+    group.add_argument(
+        "--num_workers", type=int_in(1), metavar="N",
+        help="processes that write and score masks; by default as the cores allow, up to 4",
+    )  # fmt: skip
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:

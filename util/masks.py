@@ -1,11 +1,13 @@
 """Masks as files."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 # The decoder's logits are clamped to [-1, 1]: a threshold outside their sigmoids would decide nothing.
@@ -29,6 +31,24 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     """
     png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), PNG_OPTIONS)[1]
     path.write_bytes(png.tobytes())
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8]) -> None:
+    """Writes [H, W] object numbers, 0 for none, as a palette PNG in the colours of PASCAL VOC and DAVIS.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    image = Image.fromarray(labels)
+    image.putpalette(_label_colours().tobytes())  # which makes a palette image of a grey one
+    with path.open("wb") as file:
+        image.save(file, "PNG")
+
+
+def unpack_masks(bits: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """[..., ceil(H * W / 8)] packed pixels, the first in the highest bit, to [..., H, W] bool; ``size`` is (H, W)."""
+    pixels = np.unpackbits(bits, axis=-1, count=size[0] * size[1])
+    return pixels.reshape(*bits.shape[:-1], *size).view(bool)
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
@@ -102,3 +122,13 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     if values.max() > LONGEST_SIDE**2:
         raise ValueError(f"a run of a compressed RLE is longer than any picture, {counts[:40]!s}")
     return values
+
+
+@functools.cache
+def _label_colours() -> NDArray[np.uint8]:
+    """[256, 3]: the bits of a number, three by three, are the highest, second highest, ... of red, green and blue."""
+    numbers = np.arange(256)[:, None] >> np.array([0, 1, 2])  # which bit of three goes to which colour
+    colours = np.zeros((256, 3), np.uint8)
+    for place in range(8):
+        colours |= ((numbers >> 3 * place & 1) << 7 - place).astype(np.uint8)
+    return colours

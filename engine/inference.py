@@ -1,0 +1,122 @@
+"""What the scripts that segment a benchmark share: from their flags to masks and metrics."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from accelerate import PartialState
+
+from datasets.selection import choose_videos
+from datasets.split import Split
+from engine.evaluate import evaluate
+from engine.run_folder import RunFolder
+from engine.segment import SegmentOptions
+from models.text_cache import CaptionCache, text_identity
+from models.weights import LoadedFlowRVS, load_flowrvs, load_text
+from util.checkpoint import fingerprint
+from util.device import select_device, select_dtype
+from util.parallel import num_cores
+
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pycocotools")
+LONGEST_WAIT = timedelta(hours=6)  # of a process for the others' last videos
+MOST_WORKERS = 4
+
+
+def run_inference(
+    options: argparse.Namespace, name: str, split: Split, *, merge: bool = False, remark: str | None = None
+) -> None:
+    """Segments a split, scores it where there is a truth, and says where the results are.
+
+    Args:
+        options: of ``add_evaluation_flags``, ``add_weight_flags``, ``add_device_flags`` and ``add_segment_flags``.
+        name: of dataset and split, which the folder remembers.
+        merge: see ``evaluate``.
+        remark: printed beside the results.
+
+    Raises:
+        UserError: if data or weights are missing or damaged, or the folder holds another run.
+    """
+    device = select_device(options.device)
+    dtype = select_dtype(options.dtype, device)
+    state = PartialState(cpu=device.type == "cpu", timeout=LONGEST_WAIT)
+    if options.device in ("auto", "cuda"):  # of several GPUs each process has its own
+        device = state.device
+    choose_videos(split, options.limit, options.videos)
+    loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype, text=False)
+    how = SegmentOptions.from_flags(options)
+    folder = RunFolder(Path(options.output_dir))
+    with folder.alone() if state.is_main_process else contextlib.nullcontext():
+        if state.is_main_process:
+            identity = run_identity(name, split, loaded, options.weights, how)
+            where = {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+            folder.begin(identity | where, options.overwrite)
+        state.wait_for_everyone()
+        captions = embed_split(split, loaded, Path(options.text_cache or folder.captions), device, dtype)
+        workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
+        pipeline = loaded.pipeline.to(device)
+        metrics = evaluate(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
+    if state.is_main_process:
+        _report(folder, metrics)
+        if remark:
+            print(remark)
+
+
+def embed_split(
+    split: Split, loaded: LoadedFlowRVS, cache: Path, device: torch.device, dtype: torch.dtype
+) -> CaptionCache:
+    """Embeds the captions of a split that are not in the cache; the text encoder is in memory for that alone.
+
+    Of several processes one does it, and the others need no encoder.
+    """
+    length = loaded.pipeline.config.max_sequence_length
+    captions = CaptionCache(cache, text_identity(loaded.folder), length, dtype)
+
+    def load() -> Any:
+        encoder, tokenizer = load_text(loaded.folder, dtype)
+        return encoder.to(device), tokenizer
+
+    captions.add_missing((expression.caption for expression in split.expressions), load)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # 11 GB that other processes may want
+    return captions
+
+
+def run_identity(
+    name: str, split: Split, loaded: LoadedFlowRVS, weights: str, options: SegmentOptions
+) -> dict[str, Any]:
+    """What the results of a run depend on, in JSON values."""
+    pipeline = loaded.pipeline
+    entries = ("max_sequence_length", "box_height", "box_width", "objective")
+    return {
+        "dataset": {
+            "name": name,
+            "videos": len({expression.video for expression in split.expressions}),
+            "expressions": len(split.expressions),
+            "content": _hash([asdict(expression) for expression in split.expressions]),
+            "has_masks": split.has_masks,
+        },
+        "options": asdict(options),
+        "weights": {part: fingerprint(files) for part, files in loaded.files.items()} | {"choice": weights},
+        "model": {entry: pipeline.config[entry] for entry in entries}
+        | {part: _hash(dict(getattr(pipeline, part).config)) for part in ("transformer", "vae")}
+        | {"text": _hash(text_identity(loaded.folder))},
+        "libraries": {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__},
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _report(folder: RunFolder, metrics: dict[str, Any] | None) -> None:
+    for kind, means in {**metrics.get("kinds", {}), "all": metrics}.items() if metrics else ():
+        print(f"{kind:10s} J {means['J']:.4f}  F {means['F']:.4f}  J&F {means['J&F']:.4f}")
+    print(f"Wrote {folder.annotations}" + (f" and {folder.path}/metrics.json" if metrics else ""))
