@@ -11,9 +11,10 @@ import argparse
 from datasets.registry import NAMES
 from datasets.sampling import SAMPLINGS
 from engine.optimizer import OPTIMIZERS
+from engine.trackers import TRACKERS
 from engine.train import train
 from models.objectives import OBJECTIVES
-from util.device import device_name
+from util.device import DTYPES, device_name
 from util.errors import did_you_mean, exit_on_user_error
 from util.flags import MAX_BOX, MAX_SEED, MIN_BOX, add_dataset_flags, add_weight_flags
 from util.options import OptionParser, float_in, int_in
@@ -27,6 +28,7 @@ REMOVED_FLAGS = {
     "--max_size": "use --reso_w",
     "--max_skip": "--sampling sparse has the original's distances",
     "--combined_dataset": "use --mixture",
+    "--use_gradient_ckpt": "use --checkpoint_every: 1 every block, 2 every second, 0 none",
 }
 
 
@@ -54,6 +56,8 @@ def build_parser() -> OptionParser:
     _add_data_flags(parser)
     _add_method_flags(parser)
     _add_optimizer_flags(parser)
+    _add_frugality_flags(parser)
+    _add_record_flags(parser)
     return parser
 
 
@@ -77,10 +81,6 @@ def _add_data_flags(parser: OptionParser) -> None:
     )
     group.add_argument("--batch_size", type=int_in(1), default=1, help="clips per step")
     group.add_argument("--num_workers", type=int_in(0), default=4, help="processes that read clips")
-    group.add_argument(
-        "--latent_cache", metavar="DIR",
-        help="keep latents here instead of encoding each time; needs --sampling dense --no-augm_resize --flip_prob 0",
-    )  # fmt: skip
 
 
 def _add_method_flags(parser: OptionParser) -> None:
@@ -92,8 +92,8 @@ def _add_method_flags(parser: OptionParser) -> None:
     parser.add_argument("--bbs_prob", type=float_in(0, 1), default=0.5, help="boundary-biased sampling; 0 is uniform")
     parser.add_flag("--use_spa", default=True, help="start-point augmentation: sample the video's posterior")
     parser.add_flag("--use_dvi", default=True, help="direct video injection: 2C input channels")
-    parser.add_flag(
-        "--use_gradient_ckpt", default=True, help="recompute activations in the backward pass, to save memory"
+    parser.add_argument(
+        "--lora_rank", type=int_in(0, 1024), default=0, help="train adapters of this rank; 0 trains all"
     )
     parser.add_argument("--crop", type=int_in(0), default=256, help="mask_vae: side of the crops in pixels; 0 is whole")
     parser.add_argument("--latent_noise", type=float_in(0), default=0.0, help="mask_vae: noise on the mask latents")
@@ -117,18 +117,45 @@ def _add_optimizer_flags(parser: OptionParser) -> None:
     group.add_argument("--clip_max_norm", type=float_in(0), default=1.0, help="of the gradient; 0 does not clip")
     group.add_argument("--ema_decay", type=float_in(0, 1), default=0.9999, help="of the averaged weights")
     group.add_argument(
+        "--max_bad_steps", type=int_in(1), default=10, help="steps in a row without a finite gradient that end the run"
+    )
+
+
+def _add_frugality_flags(parser: OptionParser) -> None:
+    group = parser.add_argument_group("memory and speed")
+    parser.add_flag("--amp", default=None, help="bf16 autocast over the weights; by default on CUDA only")
+    group.add_argument(
+        "--weights_dtype", choices=tuple(DTYPES), default="fp32", help="bf16 halves them and rounds stochastically"
+    )
+    group.add_argument(
+        "--checkpoint_every", type=int_in(0), default=1, metavar="N",
+        help="recompute the activations of every n-th block in the backward pass; 0 keeps all",
+    )  # fmt: skip
+    parser.add_flag("--compile", default=False, help="compile the blocks of the DiT; minutes at the start")
+    parser.add_flag("--fsdp", default=False, help="shard weights, gradients and moments over the GPUs, for larger Wans")
+    group.add_argument(
         "--ema_device", choices=("cpu", "cuda"), help="where the average lives; by default with the weights"
     )
     group.add_argument(
-        "--max_bad_steps", type=int_in(1), default=10, help="steps in a row without a finite gradient that end the run"
+        "--text_cache",
+        metavar="DIR",
+        help="of embedded captions, may be shared by runs; by default in the run's folder",
     )
-    parser.add_flag("--amp", default=None, help="bf16 autocast over float32 weights; by default on CUDA only")
+    group.add_argument(
+        "--latent_cache", metavar="DIR",
+        help="keep latents here instead of encoding each time; needs --sampling dense --no-augm_resize --flip_prob 0",
+    )  # fmt: skip
+
+
+def _add_record_flags(parser: OptionParser) -> None:
+    group = parser.add_argument_group("records")
     group.add_argument("--save_steps", type=int_in(1), default=1000, help="steps between checkpoints")
     group.add_argument("--keep_last", type=int_in(1), default=3, help="checkpoints that stay")
     group.add_argument("--print_freq", type=int_in(1), default=100, help="steps between log lines")
     group.add_argument(
         "--eval_steps", type=int_in(0), default=0, help="steps between validations on valid_u; 0 is never"
     )
+    group.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="where curves and pictures go")
 
 
 def main(arguments: list[str] | None = None) -> None:

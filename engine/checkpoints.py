@@ -64,11 +64,17 @@ def commit_checkpoint(run_dir: Path, step: int, staging: Path, keep_last: int) -
     return target
 
 
+def saved_parameters(model: ModelMixin) -> dict[str, Tensor]:
+    """What a checkpoint holds, by name: the whole network, or of one with adapters those parameters that train."""
+    keeps_all = not has_lora(model)
+    return {name: parameter for name, parameter in model.named_parameters() if keeps_all or parameter.requires_grad}
+
+
 def write_network(model: ModelMixin, tensors: dict[str, Tensor], folder: Path) -> None:
     """Writes weights with the model's config, as the library's ``from_pretrained`` reads them.
 
     Args:
-        tensors: on the CPU; all of the model's parameters, or of one with adapters those alone that train.
+        tensors: on the CPU; those of ``saved_parameters``, or their averages.
     """
     model.save_config(folder)
     if has_lora(model):

@@ -7,7 +7,7 @@ stopped goes on (``engine/run_folder.py``), and processes take video after video
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +24,12 @@ from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.work import Part, VideoWork, object_number, work_to_do
 from models.flowrvs import FlowRVS
+from models.text import Captions
 from util.files import write_text_whole
 from util.metrics import Score
 from util.processes import WorkerPool
 
 Unit = tuple[str, str, Score]  # video id, expression id, score
-
-
-class Captions(Protocol):
-    """Embeddings of all captions of a split: ``CaptionTable`` or ``CaptionCache``."""
-
-    def lookup(self, captions: list[str]) -> Tensor:
-        """[B, max_length, D]."""
 
 
 def evaluate(

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
 from accelerate import PartialState
 
 from datasets.selection import choose_videos
 from datasets.split import Split
+from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
-from models.text_cache import CaptionCache, text_identity
-from models.weights import LoadedFlowRVS, load_flowrvs, load_text
+from models.text_cache import text_identity
+from models.weights import LoadedFlowRVS, load_flowrvs
 from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.parallel import num_cores
@@ -59,7 +59,10 @@ def run_inference(
             where = {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
             folder.begin(identity | where, options.overwrite)
         state.wait_for_everyone()
-        captions = embed_split(split, loaded, Path(options.text_cache or folder.captions), device, dtype)
+        captions = embed_once(
+            (expression.caption for expression in split.expressions),
+            loaded, Path(options.text_cache or folder.captions), device, dtype,
+        )  # fmt: skip
         workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
         pipeline = loaded.pipeline.to(device)
         metrics = evaluate(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
@@ -67,26 +70,6 @@ def run_inference(
         _report(folder, metrics)
         if remark:
             print(remark)
-
-
-def embed_split(
-    split: Split, loaded: LoadedFlowRVS, cache: Path, device: torch.device, dtype: torch.dtype
-) -> CaptionCache:
-    """Embeds the captions of a split that are not in the cache; the text encoder is in memory for that alone.
-
-    Of several processes one does it, and the others need no encoder.
-    """
-    length = loaded.pipeline.config.max_sequence_length
-    captions = CaptionCache(cache, text_identity(loaded.folder), length, dtype)
-
-    def load() -> Any:
-        encoder, tokenizer = load_text(loaded.folder, dtype)
-        return encoder.to(device), tokenizer
-
-    captions.add_missing((expression.caption for expression in split.expressions), load)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # 11 GB that other processes may want
-    return captions
 
 
 def run_identity(

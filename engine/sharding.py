@@ -42,7 +42,8 @@ def gather(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> Iterator[tuple[
     for name, tensor in tensors:
         gathered = whole(tensor.detach())
         if keep:
-            yield name, gathered.cpu().contiguous()
+            # A gathered tensor may be a part of a padded one, which files refuse.
+            yield name, gathered.to("cpu", copy=is_sharded([tensor]), memory_format=torch.contiguous_format)
 
 
 def copy_whole(target: Tensor, value: Tensor) -> None:

@@ -14,7 +14,7 @@ from models import mask_vae
 from models.dit import has_injection, predict_velocity
 from models.flow import sample_sigma
 from models.objectives import FLOW, NOISE, OBJECTIVE_ENTRY, REM, check_objective, training_example
-from models.text import CaptionTable
+from models.text import Captions
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FlowTask:
     Args:
         dit: trained.
         vae: frozen; encodes clips that come as pictures.
-        captions: embeddings of every caption.
+        captions: embeddings of every caption of the batches.
         bbs_prob: probability of the start point in boundary-biased sampling; 0 is uniform.
         start_point_augmentation: video latents are a sample of the posterior instead of its mean.
         objective: what the DiT predicts; see ``models.objectives``.
@@ -64,7 +64,7 @@ class FlowTask:
         self,
         dit: WanTransformer3DModel,
         vae: AutoencoderKLWan,
-        captions: CaptionTable,
+        captions: Captions,
         *,
         bbs_prob: float,
         start_point_augmentation: bool,

@@ -26,6 +26,7 @@ from engine.checkpoints import (
     commit_checkpoint,
     read_network,
     read_state,
+    saved_parameters,
     write_network,
 )
 from engine.latents import LatentBatch
@@ -34,7 +35,6 @@ from engine.records import Window, cut_records, means_of, recentred_share
 from engine.sharding import from_own_slices, gather, is_sharded, own_slices, whole
 from engine.steps import StepResult, Task
 from engine.stopping import StopSignal
-from models.lora import has_lora
 from util.checkpoint import load_plain
 from util.errors import UserError
 from util.files import staged_folder
@@ -241,7 +241,7 @@ class Trainer:
     def save(self) -> Path:
         """Writes ``step_<n>/``; every process calls it, and all return when it is whole."""
         is_main = self.accelerator.is_main_process
-        saved = self._saved_parameters()
+        saved = saved_parameters(self.task.model)
         with self._staged(checkpoint_name(self.step)) as staging:
             for name, tensors in ((self.task.part, saved), (f"{self.task.part}_ema", saved | self.average.tensors)):
                 gathered = dict(gather(tensors.items(), keep=is_main))
@@ -273,7 +273,7 @@ class Trainer:
                 f"--resume {checkpoint}: has no {self._optimizer_file}; with --fsdp a run goes on with as many "
                 "processes as before, without it not from one that had it"
             )
-        saved = self._saved_parameters()
+        saved = saved_parameters(self.task.model)
         read_network(checkpoint, self.task.part, saved)
         read_network(checkpoint, f"{self.task.part}_ema", saved | self.average.tensors)
         optimizer_state = load_plain(checkpoint / self._optimizer_file, f"--resume {checkpoint}")
@@ -284,11 +284,6 @@ class Trainer:
         self.num_samples = state["num_samples"]
         if self.accelerator.is_main_process:
             cut_records(self.run_dir / METRICS_FILE, self.step)
-
-    def _saved_parameters(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the whole network, or of one with adapters those parameters that train."""
-        model = self.task.model
-        return {n: p for n, p in model.named_parameters() if p.requires_grad or not has_lora(model)}
 
     @property
     def _optimizer_file(self) -> str:

@@ -2,70 +2,106 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from accelerate import PartialState
 
 from datasets.selection import choose_videos
 from datasets.split import Split
+from engine.checkpoints import saved_parameters, write_network
 from engine.evaluate import evaluate
 from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.steps import Task
 from models.flowrvs import FlowRVS
-from models.text import CaptionTable
+from models.text import Captions
 from util.checkpoint import read_json
-from util.files import write_text_whole
+from util.files import move_over, staged_folder, write_text_whole
+from util.frames import Frame
+from util.images import read_image
+from util.visualize import colours_for, draw_masks
 
 NUM_VIDEOS = 20
+NUM_PICTURES = 4
 
 
 class Validator:
     """Scores the network on the first videos of a split and keeps the best by J&F.
 
     Writes ``validation.jsonl``, ``validation/`` and ``best/`` into the run's folder.
+
+    Args:
+        split: its first ``NUM_VIDEOS`` videos, from ``validation_part``.
+        captions: of its expressions.
+        amp: compute in bfloat16, as training does.
     """
 
-    def __init__(self, split: Split, pipeline: FlowRVS, task: Task, run_dir: Path) -> None:
-        choose_videos(split, NUM_VIDEOS)
-        self.captions = CaptionTable(
-            pipeline.text_encoder,
-            pipeline.tokenizer,
-            [expression.caption for expression in split.expressions],
-            pipeline.config.max_sequence_length,
-        )
-        pipeline.text_encoder.to("cpu")  # 11 GB that nothing needs any more
+    def __init__(
+        self, split: Split, captions: Captions, pipeline: FlowRVS, task: Task, run_dir: Path, amp: bool
+    ) -> None:
         self.split = split
+        self.captions = captions
         self.pipeline = pipeline
         self.task = task
         self.run_dir = run_dir
+        self.amp = amp
         self.best = -math.inf
         best_file = run_dir / "best" / "metrics.json"
         if best_file.is_file():
             self.best = read_json(best_file)["J&F"]
 
-    def run(self, step: int) -> dict[str, float]:
-        """Called by every process while the network holds its averaged weights; each takes its share of the videos.
+    def run(self, step: int) -> tuple[dict[str, float], dict[str, Frame]]:
+        """Called by every process while the network holds its averaged weights; they share the videos out.
 
         Returns:
-            J, F and J&F on the main process, nothing on others.
+            J, F and J&F, and pictures of ``NUM_PICTURES`` sentences; on the main process, nothing on others.
         """
         folder, state = RunFolder(self.run_dir / "validation"), PartialState()
         if state.is_main_process:
             folder.path.mkdir(exist_ok=True)
             folder.clear()  # of other weights
         state.wait_for_everyone()
-        metrics = evaluate(
-            self.pipeline, self.split, self.captions, folder, SegmentOptions(prompt_batch=8), state, num_workers=2
-        )
+        options = SegmentOptions(prompt_batch=8)
+        with torch.autocast(self.task.model.device.type, torch.bfloat16, enabled=self.amp):
+            metrics = evaluate(self.pipeline, self.split, self.captions, folder, options, state, num_workers=2)
         if metrics is None:
-            return {}
+            return {}, {}
         means = {"step": step, "J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
         kinds = {kind: entry["J&F"] for kind, entry in metrics.get("kinds", {}).items()}
         with (self.run_dir / "validation.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**means, **kinds}) + "\n")
         if means["J&F"] > self.best:
             self.best = means["J&F"]
-            self.task.model.save_pretrained(self.run_dir / "best" / self.task.part)
-            write_text_whole(self.run_dir / "best" / "metrics.json", json.dumps(means) + "\n")
-        return {"J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
+            self._keep(means)
+        return {"J": means["J"], "F": means["F"], "J&F": means["J&F"]}, dict(self._pictures(folder))
+
+    def _keep(self, means: dict[str, float]) -> None:
+        """Writes ``best/``, whole."""
+        model = self.task.model
+        with staged_folder(self.run_dir, "best") as staging:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in saved_parameters(model).items()}
+            write_network(model, tensors, staging / self.task.part)
+            write_text_whole(staging / "metrics.json", json.dumps(means) + "\n")
+            move_over(staging, self.run_dir / "best")
+
+    def _pictures(self, folder: RunFolder) -> Iterator[tuple[str, Frame]]:
+        """The middle frame of the first sentence of some videos: the truth on the left, the prediction on the right."""
+        firsts = {expression.video: expression for expression in reversed(self.split.expressions)}
+        for expression in list(firsts.values())[:NUM_PICTURES]:
+            middle = len(expression.frames) // 2
+            frame = self.split.read_frames(expression, [middle])[0]
+            size = (frame.shape[0], frame.shape[1])
+            truth = self.split.masks(expression, [middle], size)
+            file = folder.annotations / expression.video / expression.exp_id / f"{expression.frames[middle]}.png"
+            predicted = (read_image(file)[..., 0] > 0)[None]
+            sides = [draw_masks(frame, masks, colours_for(1)) for masks in (truth, predicted)]
+            yield f"{expression.video}/{expression.caption[:80]}", np.concatenate(sides, axis=1)
+
+
+def validation_part(split: Split) -> Split:
+    """The split with its first ``NUM_VIDEOS`` videos alone."""
+    choose_videos(split, NUM_VIDEOS)
+    return split

@@ -36,29 +36,32 @@ def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], sourc
     return {**config, "in_channels": in_channels, "out_channels": channels}
 
 
-def widen_patch_embedding(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Pretrained weights prepared for direct video injection.
+def widened(weight: Tensor) -> Tensor:
+    """A pretrained patch embedding prepared for direct video injection.
 
     The new input channels, those of the injected video, start at zero: the widened network equals the
     pretrained one at the first step.
 
     Args:
-        tensors: state dict of a DiT; ``patch_embedding.weight`` is [D, C, 1, 2, 2] for Wan2.1.
+        weight: [D, C, 1, 2, 2] for Wan2.1.
 
     Returns:
-        The same tensors, with that one [D, 2C, 1, 2, 2].
+        [D, 2C, 1, 2, 2].
     """
-    weight = tensors[PATCH_WEIGHT]
-    return {**tensors, PATCH_WEIGHT: torch.cat([weight, torch.zeros_like(weight)], dim=1)}
+    return torch.cat([weight, torch.zeros_like(weight)], dim=1)
 
 
 def with_injection(dit: WanTransformer3DModel) -> WanTransformer3DModel:
-    """The DiT itself if it has direct video injection, else a widened copy that equals it at the first step."""
-    if has_injection(dit):
-        return dit
-    wide = WanTransformer3DModel.from_config({**dit.config, "in_channels": 2 * dit.config.out_channels})
-    wide.load_state_dict(widen_patch_embedding(dit.state_dict()))
-    return wide.to(dit.device)
+    """The DiT with direct video injection: if it has none yet, it is widened in place, and equals itself before."""
+    if not has_injection(dit):
+        narrow = dit.patch_embedding
+        wide = nn.Conv3d(2 * narrow.in_channels, narrow.out_channels, narrow.kernel_size, narrow.stride).to(
+            narrow.weight
+        )
+        wide.load_state_dict({"weight": widened(narrow.weight), "bias": narrow.bias})
+        dit.patch_embedding = wide
+        dit.register_to_config(in_channels=2 * dit.config.out_channels)
+    return dit
 
 
 def checkpoint_blocks(dit: WanTransformer3DModel, every: int) -> None:

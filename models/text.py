@@ -3,13 +3,12 @@
 import html
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from util.errors import UserError
@@ -80,41 +79,11 @@ def embed_captions(
     return torch.where(is_token, embeddings, torch.zeros_like(embeddings))
 
 
-class CaptionTable:
-    """Embeddings of many captions, computed once; afterwards the text encoder may leave memory.
-
-    Captions are kept without their zero rows: of 256, a sentence fills about a dozen.
-
-    Args:
-        captions: as the dataset has them; cleaned here.
-        max_length: rows of the embeddings that ``lookup`` returns.
-    """
-
-    BATCH_SIZE = 32
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        text_encoder: UMT5EncoderModel,
-        tokenizer: PreTrainedTokenizerBase,
-        captions: Iterable[str],
-        max_length: int,
-    ) -> None:
-        self.max_length = max_length
-        self._rows: dict[str, Tensor] = {}
-        distinct = sorted({clean_caption(caption) for caption in captions})
-        with tqdm(total=len(distinct), desc="embed captions", unit="caption") as bar:
-            for first in range(0, len(distinct), self.BATCH_SIZE):
-                batch = distinct[first : first + self.BATCH_SIZE]
-                for caption, rows in zip(
-                    batch, embed_captions(text_encoder, tokenizer, batch, max_length), strict=True
-                ):
-                    self._rows[caption] = trim_rows(rows).to("cpu", copy=True)  # a view would keep the zero rows
-                bar.update(len(batch))
+class Captions(Protocol):
+    """Embeddings of many captions, such as ``CaptionCache`` keeps."""
 
     def lookup(self, captions: list[str]) -> Tensor:
         """[B, max_length, D] on the CPU, zero after the last token."""
-        return torch.stack([pad_rows(self._rows[clean_caption(caption)], self.max_length) for caption in captions])
 
 
 def trim_rows(embedding: Tensor) -> Tensor:

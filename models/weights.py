@@ -6,6 +6,7 @@ safetensors, or folders that diffusers' ``save_pretrained`` wrote.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,8 +50,10 @@ def load_flowrvs(
     dit_ckpt: str | None = None,
     vae_ckpt: str | None = None,
     weights: str = "auto",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
+    *,
     text: bool = True,
+    is_start: bool = False,
 ) -> LoadedFlowRVS:
     """Builds the pipeline on the CPU.
 
@@ -61,8 +64,9 @@ def load_flowrvs(
         vae_ckpt: weights of the VAE; without it the folder's own decoder serves.
         weights: of a DiT checkpoint with averaged and raw weights, ``auto`` takes the averaged, ``ema`` insists on
             them, ``model`` takes the raw ones.
-        dtype: of the weights; the parts that the library keeps in float32 stay so.
+        dtype: of the weights, or of those of each part by its name; what the library keeps in float32 stays so.
         text: whether the pipeline has its text encoder, 11 GB; ``load_text`` loads it by itself.
+        is_start: of a training run, which may well be the text-to-video base.
 
     Raises:
         UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not.
@@ -70,7 +74,7 @@ def load_flowrvs(
     wan_path = wan_path or DEFAULT_WAN_PATH
     folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
     index = read_json(folder / "model_index.json")
-    if dit_ckpt is None and index.get("_class_name") != FlowRVS.__name__:
+    if dit_ckpt is None and not is_start and index.get("_class_name") != FlowRVS.__name__:
         logger.warning(
             "--dit_ckpt not given: the DiT of %s is the text-to-video base, which was never trained to segment; "
             "its masks mean nothing", wan_path,
@@ -79,10 +83,11 @@ def load_flowrvs(
         raise UserError("--weights ema: chooses among the weights of --dit_ckpt, which is not given; leave it out")
     dit_weights, dit_config = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
     objective = dit_config.pop(OBJECTIVE_ENTRY, None)
-    transformer = _load_dit(dit_config, dit_weights, dtype)
+    dtypes = dict.fromkeys(PARTS, dtype) if isinstance(dtype, torch.dtype) else dtype
+    transformer = _load_dit(dit_config, dit_weights, dtypes["transformer"])
     vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
-    vae = _load_vae(vae_config, vae_weights, dtype)
-    text_encoder, tokenizer = load_text(folder, dtype) if text else (None, None)
+    vae = _load_vae(vae_config, vae_weights, dtypes["vae"])
+    text_encoder, tokenizer = load_text(folder, dtypes["text_encoder"]) if text else (None, None)
     own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
     if dit_ckpt is not None:  # its own config says so, or it is the method
         own_entries["objective"] = objective or FLOW

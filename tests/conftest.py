@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.toy import write_toy_mevis
 from models.flowrvs import FlowRVS
 from models.toy import write_toy_wan
 from models.weights import load_flowrvs
@@ -25,3 +26,17 @@ def toy_pipeline(toy_folder: Path) -> FlowRVS:
     pipeline = load_flowrvs(str(toy_folder)).pipeline
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture
+def pipeline(toy_folder: Path) -> FlowRVS:
+    """A toy model of one's own."""
+    return load_flowrvs(str(toy_folder)).pipeline
+
+
+@pytest.fixture(scope="session")
+def small_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy MeViS of three training videos, read-only."""
+    root = tmp_path_factory.mktemp("data") / "toy"
+    write_toy_mevis(root, 5, num_train=3, num_valid_u=1, num_valid=1)
+    return root

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from models.dit import config_for_weights, has_injection, predict_velocity, widen_patch_embedding
+from models.dit import config_for_weights, has_injection, predict_velocity, with_injection
 from util.errors import UserError
 
 
@@ -31,8 +31,8 @@ def inputs():
 
 @torch.no_grad()
 def test_widened_dit_equals_the_narrow_one_at_start(inputs):
-    narrow, wide = tiny_dit(16), tiny_dit(32, seed=9)
-    wide.load_state_dict(widen_patch_embedding(narrow.state_dict()))
+    narrow, wide = tiny_dit(16), with_injection(tiny_dit(16))
+    assert wide.config.in_channels == 32
     assert has_injection(wide)
     assert not has_injection(narrow)
     torch.testing.assert_close(predict_velocity(wide, *inputs), predict_velocity(narrow, *inputs), rtol=0, atol=1e-6)

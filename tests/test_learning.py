@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import WanTransformer3DModel
+from tiny_training import CaptionTable
 from torch.utils.data import DataLoader
 
 from datasets.mevis import MeViS
@@ -19,7 +20,6 @@ from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.steps import FlowTask
 from engine.trainer import Trainer, TrainerOptions
-from models.text import CaptionTable
 from models.weights import load_flowrvs
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"
@@ -45,7 +45,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     pipeline = load_flowrvs(str(TOY / "flowrvs"), vae_ckpt=str(TOY / "mask_vae")).pipeline
     pipeline.register_modules(transformer=zeroed_dit())
     pipeline.set_progress_bar_config(disable=True)
-    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
+    table = CaptionTable(pipeline, CAPTIONS)
     task = FlowTask(pipeline.transformer, pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=False)
     clips = ReferringClips([Source("toy", split)], ClipOptions(9, Box(64, 112, 8), sampling="dense"))
     latents = CachedLatents(tmp_path / "latents", clips, {"vae": "toy"})

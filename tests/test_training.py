@@ -11,6 +11,17 @@ import torch
 import yaml
 from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
+from tiny_training import (
+    CAPTIONS,
+    CaptionTable,
+    Endless,
+    flow_task,
+    latent_batch,
+    make_trainer,
+    run_trainer,
+    tiny_dit,
+    tiny_options,
+)
 from torch.utils.data import DataLoader
 
 import main
@@ -18,32 +29,17 @@ from datasets.clip import ClipBatch, collate
 from datasets.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.source import Source
-from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
 from engine.latents import CachedLatents, LatentBatch, collate_latents
 from engine.steps import FlowTask, MaskVAETask, dice_loss
-from engine.trainer import Trainer, TrainerOptions, learning_rate
+from engine.trainer import Trainer, learning_rate
 from models import mask_vae
 from models.dit import has_injection
 from models.flow import sample_sigma
 from models.flowrvs import FlowRVS
-from models.text import CaptionTable, embed_captions
+from models.text import embed_captions
 from models.weights import load_flowrvs
 from util.errors import UserError
-
-CAPTIONS = ["the red circle", "all squares"]
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "toy"
-    write_toy_mevis(root, 5, num_train=3, num_valid_u=1, num_valid=1)
-    return root
-
-
-@pytest.fixture
-def pipeline(toy_folder):
-    return load_flowrvs(str(toy_folder)).pipeline
 
 
 def fixed_clips(root):
@@ -51,41 +47,10 @@ def fixed_clips(root):
     return ReferringClips([Source("toy", MeViS(root, "train"))], options)
 
 
-def tiny_options(**changes):
-    options = {
-        "max_steps": 4, "lr": 1e-3, "weight_decay": 0.01, "lr_schedule": "constant", "warmup_steps": 0,
-        "lr_drop_steps": 10, "clip_max_norm": 1.0, "ema_decay": 0.9, "amp": False, "seed": 1, "save_at": (2,),
-        "keep_last": 2, "print_freq": 2, "optimizer": "adamw", "ema_device": "cpu", "max_bad_steps": 3,
-    }  # fmt: skip
-    return TrainerOptions(**options | changes)
-
-
-def tiny_dit(channels=32):
-    torch.manual_seed(0)
-    return WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=channels, out_channels=16, text_dim=64, freq_dim=16,
-        ffn_dim=32, num_layers=1,
-    )  # fmt: skip
-
-
-def flow_task(pipeline, dit=None, **options):
-    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
-    return FlowTask(
-        dit or tiny_dit(), pipeline.vae, table, **{"bbs_prob": 0.5, "start_point_augmentation": True} | options
-    )
-
-
 def cache(folder, clips, vae, identity):
     cached = CachedLatents(folder, clips, identity)
     cached.fill(vae)
     return cached
-
-
-def latent_batch(size=2, seeds=None):
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda: torch.randn(size, 16, 2, 4, 4, generator=generator)  # noqa: E731
-    keys = [("v", str(number)) for number in range(size)]
-    return LatentBatch(draw(), draw(), draw(), (CAPTIONS * size)[:size], keys, seeds or list(range(size)), [5] * size)
 
 
 # -- draws -------------------------------------------------------------------------------------------------------
@@ -128,11 +93,11 @@ def test_start_point_augmentation_moves_the_loss_and_its_switch_stills_it(pipeli
         assert len(losses) == (3 if augmented else 1)
 
 
-def test_pictures_and_their_latents_give_the_same_loss(pipeline, toy_root, tmp_path):
-    clips = fixed_clips(toy_root)
+def test_pictures_and_their_latents_give_the_same_loss(pipeline, small_toy, tmp_path):
+    clips = fixed_clips(small_toy)
     cached = cache(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})
     batch = collate_latents([cached[0, 0], cached[0, 1]])
-    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, batch.captions, 32)
+    table = CaptionTable(pipeline, batch.captions)
     task = FlowTask(tiny_dit(), pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=True)
     pictures = collate([clips[0, 0], clips[0, 1]])
     with torch.no_grad():
@@ -140,8 +105,8 @@ def test_pictures_and_their_latents_give_the_same_loss(pipeline, toy_root, tmp_p
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
-def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, toy_root, tmp_path, monkeypatch):
-    clips = fixed_clips(toy_root)
+def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, small_toy, tmp_path, monkeypatch):
+    clips = fixed_clips(small_toy)
     first = cache(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})[0, 0]
     monkeypatch.setattr(mask_vae, "encode_posterior", None)
     again = cache(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})[0, 0]
@@ -154,9 +119,9 @@ def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, t
         cache(tmp_path / "foreign", clips, pipeline.vae, {"vae": "x"})
 
 
-def test_latents_of_any_memory_layout_are_cached(pipeline, toy_root, tmp_path, monkeypatch):
+def test_latents_of_any_memory_layout_are_cached(pipeline, small_toy, tmp_path, monkeypatch):
     """Whether a channels-last VAE answers channels last depends on the number of threads."""
-    clips = fixed_clips(toy_root)
+    clips = fixed_clips(small_toy)
     plain = cache(tmp_path / "plain", clips, pipeline.vae, {"vae": "x"})[0, 0]
     encode = mask_vae.encode_posterior
     monkeypatch.setattr(
@@ -167,13 +132,6 @@ def test_latents_of_any_memory_layout_are_cached(pipeline, toy_root, tmp_path, m
     turned = cache(tmp_path / "turned", clips, pipeline.vae, {"vae": "x"})[0, 0]
     for name in ("mean", "log_variance", "mask_latents"):
         assert torch.equal(getattr(plain, name), getattr(turned, name))
-
-
-def test_captions_are_embedded_as_at_inference(pipeline):
-    table = CaptionTable(pipeline.text_encoder, pipeline.tokenizer, [*CAPTIONS, "  the red  circle"], 32)
-    with torch.no_grad():
-        direct = embed_captions(pipeline.text_encoder, pipeline.tokenizer, CAPTIONS, 32)
-    torch.testing.assert_close(table.lookup(CAPTIONS), direct, rtol=1e-4, atol=1e-5)
 
 
 def test_dice_is_zero_for_a_sure_hit_and_near_one_for_a_sure_miss():
@@ -198,28 +156,6 @@ def test_mask_vae_task_trains_the_decoder_side_alone(pipeline):
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------
-
-
-class Endless(torch.utils.data.IterableDataset):
-    def __init__(self, start):
-        self.start = start
-
-    def __iter__(self):
-        while True:
-            yield latent_batch()
-
-
-def make_trainer(task, folder, **options):
-    return Trainer(task, tiny_options(**options), folder, Accelerator(cpu=True))
-
-
-def run_trainer(pipeline, folder, resume_from=None, **options):
-    folder.mkdir(exist_ok=True)
-    trainer = make_trainer(flow_task(pipeline, tiny_dit()), folder, **options)
-    if resume_from is not None:
-        trainer.load(resume_from)
-    list(trainer.run(DataLoader(Endless(trainer.step), batch_size=None)))
-    return trainer
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(pipeline, tmp_path):
@@ -357,9 +293,9 @@ def test_bf16_autocast_keeps_float32_weights(pipeline, tmp_path):
 
 
 @pytest.fixture
-def arguments(toy_root, toy_folder, tmp_path):
+def arguments(small_toy, toy_folder, tmp_path):
     return [
-        "--wan_path", str(toy_folder), "--mevis_path", str(toy_root), "--output_dir", str(tmp_path / "run"),
+        "--wan_path", str(toy_folder), "--mevis_path", str(small_toy), "--output_dir", str(tmp_path / "run"),
         "--device", "cpu", "--num_frames", "9", "--num_workers", "0", "--max_steps", "1", "--print_freq", "1",
     ]  # fmt: skip
 
@@ -383,7 +319,7 @@ def test_a_tuned_decoder_loads_with_one_channel(arguments, toy_folder, tmp_path)
 
 
 def test_injection_can_be_left_out(arguments, toy_folder, tmp_path):
-    main.main([*arguments, "--no-use_dvi", "--use_gradient_ckpt"])
+    main.main([*arguments, "--no-use_dvi", "--checkpoint_every", "1"])
     pipeline = load_flowrvs(str(toy_folder), dit_ckpt=str(tmp_path / "run" / "step_0000001")).pipeline
     assert not has_injection(pipeline.transformer)
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
-from models.dit import has_injection, widen_patch_embedding
+from models.dit import has_injection
 from models.weights import load_flowrvs, resolve_wan_folder
 from util.checkpoint import sha256_of
 from util.errors import UserError
@@ -425,10 +425,3 @@ def test_the_refusal_of_a_hostile_pickle_names_what_it_holds_in_one_plain_line(t
         load(toy_folder, dit_ckpt=tmp_path / "h.pth")
     assert "posix.system" in str(error.value)
     assert str(error.value).isprintable()
-
-
-def test_widening_changes_one_tensor(dvi_weights):
-    narrow = {**dvi_weights, "patch_embedding.weight": dvi_weights["patch_embedding.weight"][:, :16]}
-    wide = widen_patch_embedding(narrow)
-    assert [name for name in wide if wide[name] is not narrow[name]] == ["patch_embedding.weight"]
-    assert (wide["patch_embedding.weight"][:, 16:] == 0).all()
