@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import mini_datasets
 import mini_mevis
 import numpy as np
 import pytest
+from accelerate import PartialState
 from test_metrics import f_by_definition
 
 import inference_davis
@@ -70,23 +72,16 @@ def test_a_split_without_masks_writes_masks_alone(root, toy_folder):
     assert len(list((root / "out" / "Annotations").glob("*/*/*.png"))) == 5 * 3
 
 
-def start(root, toy_folder, out, *arguments, num_processes=1):
-    command = [sys.executable]
-    if num_processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
-    command += ["inference_mevis.py", "--mevis_path", str(root), "--output_dir", str(out), "--wan_path"]
-    command += [str(toy_folder), "--device", "cpu", "--num_workers", "1", "--overwrite", *SMALL, *arguments]
-    if "--resume" in arguments:
-        command = [argument for argument in command if argument not in ("--overwrite", "--resume")]
-    alone = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=alone | {"OMP_NUM_THREADS": "1"}, start_new_session=True, stderr=subprocess.PIPE
-    )
+def environment_of(rank, num_processes, port):
+    """What torchrun sets."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return dict(zip(names, map(str, (rank, rank, num_processes, "127.0.0.1", port)), strict=True))
 
 
-def finish(process):
-    errors = process.communicate(timeout=600)[1].decode()
-    assert process.returncode == 0, errors[-3000:]
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def results(out):
@@ -97,35 +92,75 @@ def results(out):
 
 def test_two_processes_give_the_masks_and_metrics_of_one(root, toy_folder):
     run(root, toy_folder, "alone")
-    finish(start(root / "data", toy_folder, root / "both", num_processes=2))
+    port = free_port()
+    command = [sys.executable, "inference_mevis.py", "--mevis_path", str(root / "data"), "--output_dir"]
+    command += [str(root / "both"), "--wan_path", str(toy_folder), "--device", "cpu", *SMALL]
+    environments = [os.environ | {"OMP_NUM_THREADS": "1"} | environment_of(rank, 2, port) for rank in range(2)]
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment) for environment in environments]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     assert results(root / "both") == results(root / "alone")
     assert not (root / "both" / ".claims").exists()
+
+
+def forked(arguments, num_processes):
+    """The script in processes that have the libraries loaded already; each leads a group that has its workers."""
+    port = free_port()
+    children = []
+    for rank in range(num_processes):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        code = 1
+        try:
+            os.setsid()
+            if num_processes > 1:
+                os.environ.update(environment_of(rank, num_processes, port))
+            PartialState._reset_state()
+            inference_mevis.main(arguments)
+            code = 0
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        finally:
+            os._exit(code)
+    return children
 
 
 @pytest.fixture(scope="module")
 def toy_root(tmp_path_factory):
     place = tmp_path_factory.mktemp("data") / "toy"
-    write_toy_mevis(place, 5, num_train=1, num_valid_u=2, num_valid=1)
+    write_toy_mevis(place, 5, num_train=1, num_valid_u=3, num_valid=1)
     return place
 
 
 def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metrics(toy_root, toy_folder, tmp_path):
-    small = ["--prompt_batch", "1"]
-    finish(start(toy_root, toy_folder, tmp_path / "whole", *small))
+    def command(out):
+        places = ["--mevis_path", str(toy_root), "--output_dir", str(out), "--wan_path", str(toy_folder)]
+        return [*places, "--device", "cpu", *SMALL, "--prompt_batch", "1", "--num_workers", "1"]
+
+    inference_mevis.main(command(tmp_path / "whole"))
     whole = results(tmp_path / "whole")
     num_units = len(list((tmp_path / "whole" / "units").glob("*/*.json")))
     draw = random.Random(0)
     for trial in range(TRIALS):
         out = tmp_path / f"killed{trial}"
         num_processes = 1 + trial % 2
-        process = start(toy_root, toy_folder, out, *small, num_processes=num_processes)
+        children = forked(command(out), num_processes)
         wanted = draw.randrange(num_units)
-        while len(list(out.glob("units/*/*.json"))) < wanted and process.poll() is None:
+        started = time.monotonic()
+        while len(list(out.glob("units/*/*.json"))) < wanted:
+            assert time.monotonic() - started < 300
             time.sleep(0.002)
         time.sleep(draw.random() * 0.3)  # anywhere in the writing of masks, records and metrics
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        finish(start(toy_root, toy_folder, out, *small, "--resume", num_processes=num_processes))
+        for child in children:
+            # Every third time the workers live on for a moment, and meet the run that goes on.
+            (os.kill if trial % 3 == 2 else os.killpg)(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
+        if num_processes == 1:
+            inference_mevis.main(command(out))
+        else:
+            assert [os.waitpid(child, 0)[1] for child in forked(command(out), num_processes)] == [0, 0]
         assert results(out) == whole, f"trial {trial}"
 
 

@@ -290,10 +290,12 @@ def test_a_damaged_manifest_is_no_run_of_ours(tmp_path, manifest):
         RunFolder(tmp_path).begin(IDENTITY, overwrite=False)
 
 
-def test_masks_of_unknown_origin_are_refused(tmp_path):
-    (tmp_path / "Annotations").mkdir()
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_masks_of_unknown_origin_are_refused_and_never_removed(tmp_path, overwrite):
+    (tmp_path / "Annotations" / "v").mkdir(parents=True)
     with pytest.raises(UserError, match="unknown origin"):
-        RunFolder(tmp_path).begin(IDENTITY, overwrite=False)
+        RunFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
+    assert (tmp_path / "Annotations" / "v").is_dir()
 
 
 def test_two_evaluations_cannot_share_a_folder_at_a_time(tmp_path):
