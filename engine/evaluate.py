@@ -6,30 +6,26 @@ stopped goes on (``engine/run_folder.py``), and processes take video after video
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.expression import Expression
 from datasets.split import Split
 from engine.finish import Place, Segmented, finish
 from engine.pack import merge_objects, pack_masks
 from engine.reading import LoadedVideo, load_videos
 from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
+from engine.summary import summarise
 from engine.work import Part, VideoWork, object_number, work_to_do
 from models.flowrvs import FlowRVS
 from models.text import Captions
 from util.files import write_text_whole
-from util.metrics import Score
-from util.processes import WorkerPool
-
-Unit = tuple[str, str, Score]  # video id, expression id, score
+from util.worker_pool import WorkerPool
 
 
 def evaluate(
@@ -142,37 +138,3 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-
-
-def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str, Any]:
-    """J, F and J&F over all (video, expression id) units, and of each; by kind of sentence where labelled.
-
-    Raises:
-        AssertionError: if a unit is missing or scored twice.
-    """
-    scores = {(video, exp_id): result for video, exp_id, result in units}
-    expected = [expression.key for expression in expressions]
-    assert sorted(scores) == sorted(expected), "every expression is scored exactly once"
-    kinds = sorted({expression.kind for expression in expressions if expression.kind is not None})
-    by_kind = {
-        kind: _means([scores[expression.key] for expression in expressions if expression.kind == kind])
-        for kind in kinds
-    }
-    return {
-        **_means([scores[key] for key in expected]),
-        **({"kinds": by_kind} if by_kind else {}),
-        "units": {f"{video}/{exp_id}": _entries(scores[video, exp_id]) for video, exp_id in expected},
-    }
-
-
-def _means(scores: list[Score]) -> dict[str, float]:
-    return _entries(
-        Score(
-            float(np.mean([entry.region_similarity for entry in scores])),
-            float(np.mean([entry.contour_accuracy for entry in scores])),
-        )
-    )
-
-
-def _entries(result: Score) -> dict[str, float]:
-    return {"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean}

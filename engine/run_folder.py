@@ -79,7 +79,7 @@ class RunFolder:
             overwrite: whether to remove the results of another run.
 
         Raises:
-            UserError: if the folder holds results of another run, and shall keep them.
+            UserError: if the folder holds results of another run, and shall keep them, or masks of unknown origin.
         """
         identity = json.loads(json.dumps({"format": FORMAT} | identity))
         earlier = self._earlier_identity()
@@ -89,11 +89,8 @@ class RunFolder:
                     f"--output_dir {self.path}: holds another run ({_differences(earlier, identity)}); give another "
                     "folder, or --overwrite to remove that run"
                 )
-            if earlier is None and self.annotations.exists() and not overwrite:
-                raise UserError(
-                    f"--output_dir {self.path}: holds Annotations of unknown origin; give another folder, or "
-                    "--overwrite to remove them"
-                )
+            if earlier is None and self.annotations.exists():  # perhaps those of a dataset: never ours to remove
+                raise UserError(f"--output_dir {self.path}: holds Annotations of unknown origin; give another folder")
             self.clear()
             content = {"identity": identity, "command": sys.argv}
             write_text_whole(self._manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

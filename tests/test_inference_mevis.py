@@ -1,21 +1,35 @@
-"""``inference_mevis.py``: the official unit and numbers, in one process or several."""
+"""``inference_mevis.py`` and its sisters: the official unit and numbers, in one process or two, in one go or not."""
 
 import json
 import os
+import random
+import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
+import mini_datasets
 import mini_mevis
 import numpy as np
 import pytest
+from accelerate import PartialState
 from test_metrics import f_by_definition
 
+import inference_davis
 import inference_mevis
+import inference_ytvos
+from datasets.toy import write_toy_mevis
+from util.images import read_palette
 
 ROOT = Path(__file__).parents[1]
+# How often an evaluation is killed at a random moment; the figures of docs/evaluation.md are of FLOWRVS_TRIALS=10.
+TRIALS = int(os.environ.get("FLOWRVS_TRIALS", "1"))
+SMALL = ["--reso_h", "16", "--reso_w", "24"]  # at which the model sees frames
 
 
 @pytest.fixture
@@ -26,7 +40,7 @@ def root(tmp_path):
 
 def run(root, toy_folder, out, *arguments):
     places = ["--mevis_path", str(root / "data"), "--output_dir", str(root / out), "--wan_path", str(toy_folder)]
-    inference_mevis.main([*places, "--device", "cpu", *arguments])
+    inference_mevis.main([*places, "--device", "cpu", *SMALL, *arguments])
     return json.loads((root / out / "metrics.json").read_text())
 
 
@@ -58,20 +72,175 @@ def test_a_split_without_masks_writes_masks_alone(root, toy_folder):
     assert len(list((root / "out" / "Annotations").glob("*/*/*.png"))) == 5 * 3
 
 
-def test_two_processes_score_every_unit_once_and_like_one(root, toy_folder):
-    alone = run(root, toy_folder, "alone")
+def environment_of(rank, num_processes, port):
+    """What torchrun sets."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return dict(zip(names, map(str, (rank, rank, num_processes, "127.0.0.1", port)), strict=True))
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def results(out):
+    masks = {path.relative_to(out): path.read_bytes() for path in out.glob("Annotations/**/*.png")}
+    assert masks
+    return masks, (out / "metrics.json").read_bytes()
+
+
+def test_two_processes_give_the_masks_and_metrics_of_one(root, toy_folder):
+    run(root, toy_folder, "alone")
+    port = free_port()
     command = [sys.executable, "inference_mevis.py", "--mevis_path", str(root / "data"), "--output_dir"]
-    command += [str(root / "both"), "--wan_path", str(toy_folder), "--device", "cpu"]
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=os.environ | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    assert json.loads((root / "both" / "metrics.json").read_text()) == alone
+    command += [str(root / "both"), "--wan_path", str(toy_folder), "--device", "cpu", *SMALL]
+    environments = [os.environ | {"OMP_NUM_THREADS": "1"} | environment_of(rank, 2, port) for rank in range(2)]
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment) for environment in environments]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    assert results(root / "both") == results(root / "alone")
+    assert not (root / "both" / ".claims").exists()
+
+
+def forked(arguments, num_processes):
+    """The script in processes that have the libraries loaded already; each leads a group that has its workers."""
+    port = free_port()
+    children = []
+    for rank in range(num_processes):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        code = 1
+        try:
+            os.setsid()
+            if num_processes > 1:
+                os.environ.update(environment_of(rank, num_processes, port))
+            PartialState._reset_state()
+            inference_mevis.main(arguments)
+            code = 0
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        finally:
+            os._exit(code)
+    return children
+
+
+@pytest.fixture(scope="module")
+def toy_root(tmp_path_factory):
+    place = tmp_path_factory.mktemp("data") / "toy"
+    write_toy_mevis(place, 5, num_train=1, num_valid_u=3, num_valid=1)
+    return place
+
+
+def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metrics(toy_root, toy_folder, tmp_path):
+    def command(out):
+        places = ["--mevis_path", str(toy_root), "--output_dir", str(out), "--wan_path", str(toy_folder)]
+        return [*places, "--device", "cpu", *SMALL, "--prompt_batch", "1", "--num_workers", "1"]
+
+    inference_mevis.main(command(tmp_path / "whole"))
+    whole = results(tmp_path / "whole")
+    num_units = len(list((tmp_path / "whole" / "units").glob("*/*.json")))
+    draw = random.Random(0)
+    for trial in range(TRIALS):
+        out = tmp_path / f"killed{trial}"
+        num_processes = 1 + trial % 2
+        children = forked(command(out), num_processes)
+        wanted = draw.randrange(num_units)
+        started = time.monotonic()
+        while len(list(out.glob("units/*/*.json"))) < wanted:
+            assert time.monotonic() - started < 300
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.3)  # anywhere in the writing of masks, records and metrics
+        for child in children:
+            # Every third time the workers live on for a moment, and meet the run that goes on.
+            (os.kill if trial % 3 == 2 else os.killpg)(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
+        if num_processes == 1:
+            inference_mevis.main(command(out))
+        else:
+            assert [os.waitpid(child, 0)[1] for child in forked(command(out), num_processes)] == [0, 0]
+        assert results(out) == whole, f"trial {trial}"
+
+
+def test_a_second_run_needs_no_text_encoder(root, toy_folder, monkeypatch):
+    first = run(root, toy_folder, "out", "--videos", "a")
+    monkeypatch.setattr("engine.inference.load_text", lambda *_: pytest.fail("loaded again"))
+    assert run(root, toy_folder, "out", "--videos", "a") == first
+
+
+def test_limit_and_videos_choose(root, toy_folder):
+    first = run(root, toy_folder, "first", "--limit", "1")
+    assert {unit.split("/")[0] for unit in first["units"]} == {"b"}  # the first of the file, not of the alphabet
+    named = run(root, toy_folder, "named", "--videos", "a", "b", "--limit", "1")
+    assert named == first
+    assert sorted(path.name for path in (root / "first" / "Annotations").iterdir()) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threshold", "0.6"], r"options.threshold was 0.5, is 0.6"),
+        (["--videos", "a"], r"dataset.videos was 2, is 1"),
+        (["--dtype", "bf16"], r"dtype was float32, is bfloat16"),
+    ],
+)
+def test_another_run_is_refused_until_the_first_may_go(root, toy_folder, arguments, message):
+    run(root, toy_folder, "out")
+    before = results(root / "out")
+    with pytest.raises(SystemExit) as caught:
+        run(root, toy_folder, "out", *arguments)
+    assert re.search(rf"--output_dir .*: holds another run \(.*{message}", caught.value.code)
+    assert "--overwrite" in caught.value.code
+    assert results(root / "out") == before
+    assert run(root, toy_folder, "out", *arguments, "--overwrite") == run(root, toy_folder, "fresh", *arguments)
+    assert results(root / "out") == results(root / "fresh")
+
+
+def test_other_weights_are_refused(root, toy_folder, tmp_path):
+    run(root, toy_folder, "out", "--videos", "a")
+    other = tmp_path / "other"
+    shutil.copytree(toy_folder, other)
+    file = other / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(SystemExit, match=r"weights.transformer was"):
+        run(root, other, "out", "--videos", "a")
+
+
+def test_ref_youtube_vos_says_which_videos_were_taken_and_leaves_those_of_test(toy_folder, tmp_path, capsys):
+    mini_datasets.write_ytvos(tmp_path / "data")
+    out = tmp_path / "out"
+    arguments = ["--ytvos_path", str(tmp_path / "data"), "--output_dir", str(out), "--wan_path", str(toy_folder)]
+    inference_ytvos.main([*arguments, *SMALL, "--device", "cpu"])
+    assert "2 videos: those of valid without the 1 of test" in capsys.readouterr().out
+    written = {path.relative_to(out / "Annotations").as_posix() for path in out.glob("Annotations/**/*.png")}
+    names = [(video, exp_id, frame) for video in ("v1", "v-2") for exp_id in ("0", "1", "10") for frame in (0, 5, 10)]
+    assert written == {f"{video}/{exp_id}/{frame:05d}.png" for video, exp_id, frame in names}
+    assert not (out / "metrics.json").exists()
+    (tmp_path / "list.txt").write_text("t1\n")
+    inference_ytvos.main(
+        [*arguments, *SMALL, "--device", "cpu", "--overwrite", "--video_list", str(tmp_path / "list.txt")]
+    )
+    assert "1 videos listed in" in capsys.readouterr().out
+    assert [path.name for path in (out / "Annotations").iterdir()] == ["t1"]
+
+
+def test_ref_davis_has_the_objects_of_each_annotator_merged_beside_the_masks(toy_folder, tmp_path, capsys):
+    mini_datasets.write_davis(tmp_path / "data")  # expressions 0, 1 and 10: objects 1, 1 and 3 of annotators 0, 1, 2
+    out = tmp_path / "out"
+    arguments = ["--davis_path", str(tmp_path / "data"), "--output_dir", str(out), "--wan_path", str(toy_folder)]
+    inference_davis.main([*arguments, *SMALL, "--device", "cpu"])
+    assert "protocol C" in capsys.readouterr().out
+    assert sorted(path.name for path in out.glob("anno_*")) == ["anno_0", "anno_1", "anno_2"]
+    for annotator, exp_id, number in ((0, "0", 1), (1, "1", 1), (2, "10", 3)):
+        for frame in ("00000", "00005", "00010"):
+            mask = cv2.imread(str(out / "Annotations" / "v1" / exp_id / f"{frame}.png"), cv2.IMREAD_UNCHANGED) > 0
+            labels = read_palette(out / f"anno_{annotator}" / "v1" / f"{frame}.png")
+            assert np.array_equal(labels, np.where(mask, number, 0))  # one object: nothing to decide
+    assert json.loads((out / "metrics.json").read_text()).keys() == {"J", "F", "J&F", "units"}
 
 
 def test_bad_paths_are_one_line_and_no_traceback(root, toy_folder):

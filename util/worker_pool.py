@@ -87,7 +87,7 @@ class _Worker:
         self._first: tuple[Any, Any] | None = (function, context)
         paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "util.processes"],
+            [sys.executable, "-P", "-m", "util.worker_pool"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},

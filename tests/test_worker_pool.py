@@ -1,0 +1,108 @@
+"""``WorkerPool``: bounded, light, honest about failures, gone with the main process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import worker_tasks
+
+from util.errors import UserError
+from util.worker_pool import TASKS_PER_PROCESS, WorkerPool
+
+ROOT = Path(__file__).parents[1]
+
+
+def done(folder):
+    return {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
+
+
+def test_every_task_is_done_once_the_block_ends_by_so_many_processes(tmp_path):
+    with WorkerPool(worker_tasks.append, tmp_path, 2) as pool:
+        for task in range(20):
+            pool.submit(task)
+    assert done(tmp_path) == set(range(20))
+    pids = {(tmp_path / str(task)).read_text() for task in range(20)}
+    assert len(pids) == 2
+    assert str(os.getpid()) not in pids
+
+
+def test_a_pool_without_tasks_ends(tmp_path):
+    with WorkerPool(worker_tasks.append, tmp_path, 2):
+        pass
+
+
+def test_submit_waits_while_too_many_tasks_wait(tmp_path):
+    with WorkerPool(worker_tasks.sleep, tmp_path, 1) as pool:
+        for task in range(6):
+            pool.submit(task)
+            assert len(done(tmp_path)) >= task + 1 - TASKS_PER_PROCESS
+
+
+def test_an_error_is_raised_with_its_type_and_message_and_other_tasks_are_kept(tmp_path):
+    with pytest.raises(UserError, match="task 3 is odd; give an even one"), WorkerPool(
+        worker_tasks.fail_on_odd, tmp_path, 1
+    ) as pool:  # fmt: skip
+        for task in (0, 2, 3):
+            pool.submit(task)
+    assert done(tmp_path) == {0, 2}
+
+
+def test_an_error_that_cannot_be_sent_comes_in_words(tmp_path):
+    with pytest.raises(RuntimeError, match="Local: unsendable"), WorkerPool(
+        worker_tasks.raise_what_cannot_be_sent, tmp_path, 1
+    ) as pool:  # fmt: skip
+        pool.submit(0)
+
+
+def test_a_process_that_dies_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(ChildProcessError, match=r"exit code -9.*--num_workers"), WorkerPool(
+        worker_tasks.die, tmp_path, 2
+    ) as pool:  # fmt: skip
+        pool.submit(0)
+
+
+def test_workers_that_write_and_score_masks_import_neither_torch_nor_the_main_script(tmp_path):
+    with WorkerPool(worker_tasks.write_imports, tmp_path, 1) as pool:
+        pool.submit(0)
+    imports = {name.split(".")[0] for name in (tmp_path / "imports").read_text().split()}
+    assert "cv2" in imports
+    assert not imports & {"torch", "diffusers", "transformers", "accelerate", "pytest"}
+
+
+def test_when_the_main_process_is_killed_its_workers_go(tmp_path):
+    script = (
+        "import sys, time, worker_tasks\nfrom util.worker_pool import WorkerPool\n"
+        "with WorkerPool(worker_tasks.append, sys.argv[1], 2) as pool:\n"
+        "    for task in range(20): pool.submit(task)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    main = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    until(lambda: len(done(tmp_path)) == 20)
+    workers = {int((tmp_path / str(task)).read_text()) for task in range(20)}
+    assert all(is_alive(pid) for pid in workers)
+    main.send_signal(signal.SIGKILL)
+    main.wait()
+    until(lambda: not any(is_alive(pid) for pid in workers))
+
+
+def until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it never happened")
+
+
+def is_alive(pid):
+    """Whether there is such a process, and one that still runs: the dead may wait for somebody to collect them."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
