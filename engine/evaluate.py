@@ -1,7 +1,6 @@
 """Segments every expression of a split, writes the masks and scores them where there is a truth."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -15,14 +14,13 @@ from tqdm import tqdm
 from datasets.expression import Expression
 from datasets.split import Split
 from engine.segment import SegmentOptions
+from engine.summary import Unit, summarise
 from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from util.files import write_text_whole
 from util.frames import resize_frame
 from util.masks import write_mask
-from util.metrics import Score, score
-
-Unit = tuple[str, str, Score]  # video id, expression id, score
+from util.metrics import score
 
 
 def evaluate(
@@ -77,37 +75,3 @@ def segment_expressions(
             truth = split.masks(expression, list(range(len(expression.frames))), size)
             units.append((*expression.key, score(masks, truth)))
     return units
-
-
-def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str, Any]:
-    """J, F and J&F over all (video, expression id) units, and of each; by kind of sentence where labelled.
-
-    Raises:
-        AssertionError: if a unit is missing or scored twice.
-    """
-    scores = {(video, exp_id): result for video, exp_id, result in units}
-    expected = [expression.key for expression in expressions]
-    assert sorted(scores) == sorted(expected), "every expression is scored exactly once"
-    kinds = sorted({expression.kind for expression in expressions if expression.kind is not None})
-    by_kind = {
-        kind: _means([scores[expression.key] for expression in expressions if expression.kind == kind])
-        for kind in kinds
-    }
-    return {
-        **_means([scores[key] for key in expected]),
-        **({"kinds": by_kind} if by_kind else {}),
-        "units": {f"{video}/{exp_id}": _entries(scores[video, exp_id]) for video, exp_id in expected},
-    }
-
-
-def _means(scores: list[Score]) -> dict[str, float]:
-    return _entries(
-        Score(
-            float(np.mean([entry.region_similarity for entry in scores])),
-            float(np.mean([entry.contour_accuracy for entry in scores])),
-        )
-    )
-
-
-def _entries(result: Score) -> dict[str, float]:
-    return {"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean}

@@ -1,0 +1,45 @@
+"""From the scores of single expressions to those of a split. Free of torch."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from datasets.expression import Expression
+from util.metrics import Score
+
+Unit = tuple[str, str, Score]  # video id, expression id, score
+
+
+def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str, Any]:
+    """J, F and J&F over all (video, expression id) units, and of each; by kind of sentence where labelled.
+
+    Raises:
+        AssertionError: if a unit is missing or scored twice.
+    """
+    scores = {(video, exp_id): result for video, exp_id, result in units}
+    expected = [expression.key for expression in expressions]
+    assert sorted(scores) == sorted(expected), "every expression is scored exactly once"
+    kinds = sorted({expression.kind for expression in expressions if expression.kind is not None})
+    by_kind = {
+        kind: _means([scores[expression.key] for expression in expressions if expression.kind == kind])
+        for kind in kinds
+    }
+    return {
+        **_means([scores[key] for key in expected]),
+        **({"kinds": by_kind} if by_kind else {}),
+        "units": {f"{video}/{exp_id}": _entries(scores[video, exp_id]) for video, exp_id in expected},
+    }
+
+
+def _means(scores: list[Score]) -> dict[str, float]:
+    return _entries(
+        Score(
+            float(np.mean([entry.region_similarity for entry in scores])),
+            float(np.mean([entry.contour_accuracy for entry in scores])),
+        )
+    )
+
+
+def _entries(result: Score) -> dict[str, float]:
+    return {"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean}
