@@ -14,7 +14,6 @@ import numpy as np
 import predictions
 import pytest
 from PIL import Image
-from test_metrics import f_by_definition
 
 import evaluate
 import inference_mevis
@@ -57,7 +56,7 @@ def rendered(tmp_path, truth):
         ious = [predictions.j_by_definition(p, t) for p, t in pairs]
         either = [i for i, (p, t) in enumerate(pairs) if p.any() or t.any()]
         both = [i for i, (p, t) in enumerate(pairs) if p.any() and t.any()]
-        j, f = np.mean(ious), np.mean([f_by_definition(p, t) for p, t in pairs])
+        j, f = np.mean(ious), np.mean([predictions.f_by_definition(p, t) for p, t in pairs])
         expected[f"{video}/{exp_id}"] = {
             "J": j,
             "F": f,
