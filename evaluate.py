@@ -7,14 +7,19 @@ See docs/evaluation.md for each dataset's protocol.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
-from datasets.scored import NAMES, choose_expressions, open_split
+from datasets.scored import NAMES, SPLITS, choose_expressions, open_split
+from engine.comparison import compare, read_metrics
+from engine.prediction_folder import PredictionFolder
 from engine.protocols import PROTOCOLS
+from engine.report import write_report
 from engine.scoring import ScoreOptions, score_folder, write_metrics
 from engine.submission import write_zip
 from util.errors import UserError, exit_on_user_error
+from util.files import write_text_whole
 from util.flags import add_dataset_flags
 from util.options import OptionParser, int_in
 from util.processes import num_cores
@@ -36,6 +41,8 @@ def build_parser() -> OptionParser:
     parser.add_argument("--videos", nargs="+", metavar="ID", help="score these videos alone")
     parser.add_argument("--limit", type=int_in(1), metavar="N", help="score the first N videos alone")
     parser.add_argument("--num_workers", type=int_in(0), default=num_cores(), help="processes; 0 works in this one")
+    parser.add_argument("--compare", metavar="FILE", help="the metrics.json of another run on the same expressions")
+    parser.add_flag("--report", default=True, help="write report.html")
     add_dataset_flags(parser)
     for name, default in OTHER_PATHS.items():
         parser.add_argument(f"--{name}_path", default=default, metavar="DIR", help=f"folder of {name}")
@@ -57,13 +64,22 @@ def run(options: argparse.Namespace) -> None:
         content = write_zip(split, options.dataset, pred, Path(options.zip))
         print(f"Wrote {options.zip}: {content}")
         return
+    other = read_metrics(Path(options.compare)) if options.compare else None
     expressions = choose_expressions(split, options.videos, options.limit)
     protocol = PROTOCOLS[options.dataset]
     metrics = score_folder(split, expressions, pred, protocol, ScoreOptions(options.num_workers, options.partial))
     out = Path(options.output_dir)
     write_metrics(out, metrics, expressions)
+    comparison = compare(metrics, other, Path(options.compare)) if other else None
+    if comparison:
+        write_text_whole(out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+    if options.report:
+        title = f"{pred} on {options.dataset} {options.split or SPLITS[options.dataset][0]}"
+        write_report(out / "report.html", title, metrics, PredictionFolder(pred, split, expressions), comparison)
     print_metrics(metrics)
-    print(f"Wrote {out}/metrics.json and {out}/metrics.csv")
+    print_comparison(comparison or {})
+    extra = (", comparison.json" if comparison else "") + (", report.html" if options.report else "")
+    print(f"Wrote to {out}: metrics.json, metrics.csv{extra}")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
@@ -75,6 +91,13 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         print(f"{'C':10s} J {metrics['C']['J']:.4f}  F {metrics['C']['F']:.4f}  J&F {metrics['C']['J&F']:.4f}")
     if "missing" in metrics:
         print(f"Left out as incomplete: {len(metrics['missing'])} expressions, listed under 'missing'")
+
+
+def print_comparison(comparison: dict[str, dict[str, float]]) -> None:
+    """One line for each number."""
+    for name, entry in comparison.items():
+        interval = f"95 % from {entry['low']:+.4f} to {entry['high']:+.4f}"
+        print(f"{name:16s} {entry['difference']:+.4f} against the other run, {interval}")
 
 
 if __name__ == "__main__":
