@@ -34,8 +34,8 @@ from tqdm import tqdm
 
 from datasets.mevis import MeViS
 from datasets.toy import Sentence, Video, make_video, write_split
+from engine.captions import embed_once
 from engine.evaluate import evaluate
-from engine.inference import embed_split
 from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from models.weights import LoadedFlowRVS, load_flowrvs
@@ -126,7 +126,8 @@ def plain_boundary(mask: Masks) -> Masks:
 def our_evaluation(loaded: LoadedFlowRVS, split: MeViS, out: Path, prompt_batch: int, num_workers: int) -> None:
     folder = RunFolder(out)
     folder.path.mkdir()
-    captions = embed_split(split, loaded, folder.captions, torch.device("cpu"), torch.float32)
+    wanted = {expression.caption for expression in split.expressions}
+    captions = embed_once(wanted, loaded, folder.captions, torch.device("cpu"), torch.float32)
     options = SegmentOptions(prompt_batch=prompt_batch)
     evaluate(loaded.pipeline, split, captions, folder, options, PartialState(), num_workers=num_workers)
 

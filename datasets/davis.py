@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
 from datasets.meta_expressions import read_videos
 from datasets.png_masks import PngMasks
 
@@ -37,6 +41,11 @@ class RefDAVIS17(PngMasks):
             flag=flag,
             needs_masks=True,
         )
+
+    def object_numbers(self, expression: Expression, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Which object each pixel of each frame shows, named by a sentence or not, [T, H, W]; 0 none, 255 void."""
+        folder = self.annotations / expression.video
+        return np.stack([self.read(folder / f"{frame}.png", size) for frame in expression.frames])
 
 
 def _first(folders: list[Path]) -> Path:

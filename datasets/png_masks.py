@@ -85,14 +85,23 @@ class PngMasks(Split):
             file = self.mask_file(expression, index)
             if file is None:
                 continue
-            values = read_palette(self.present(file))
-            if values.shape != size:
-                raise MaskSizeError(
-                    f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
-                    f"{values.shape[0]}; unpack the dataset again"
-                )
+            values = self.read(file, size)
             masks[row] = self.shown(values, expression, file)
         return masks
+
+    def read(self, file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The pixels of a PNG, [H, W].
+
+        Raises:
+            MissingFileError, MaskSizeError: if it is not there, or of another size than the frames.
+        """
+        values = read_palette(self.present(file))
+        if values.shape != size:
+            raise MaskSizeError(
+                f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
+                f"{values.shape[0]}; unpack the dataset again"
+            )
+        return values
 
     def mask_file(self, expression: Expression, index: int) -> Path | None:
         """The PNG of a position; None where it need not exist, the object being absent."""

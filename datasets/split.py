@@ -55,6 +55,14 @@ class Split(ABC):
             ValueError: for a position without annotation, see ``Expression.annotated``.
         """
 
+    def void(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_] | None:  # noqa: ARG002
+        """Pixels at some frames that count neither for nor against a prediction, [len(indices), H, W]; None is none.
+
+        Args:
+            indices, size: as of ``masks``.
+        """
+        return None
+
     def source_size(self, expression: Expression) -> tuple[int, int]:
         """(H, W) in pixels of the frames.
 

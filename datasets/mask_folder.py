@@ -1,0 +1,75 @@
+"""Masks in folders by concept, for evaluation: a layout for what has no other, as Ref-VPS. Free of torch."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from datasets.split import MaskSizeError, Split
+from util.errors import MissingFileError, UserError
+from util.images import image_size, read_palette
+
+SHOWN = 255  # 0 is background; values between are pixels that nobody could assign
+
+
+class MaskFolder(Split):
+    """Videos whose masks lie in ``<root>/Annotations/<video>/<concept>/<frame>.png``.
+
+    Pixels are 255 where the concept is seen, 0 where it is not, and anything between where that cannot be said.
+    ``exp_id`` and ``kind`` are the concept; frames are the masks'. Pictures, ``<root>/JPEGImages/<video>/<frame>.jpg``,
+    need not exist.
+
+    Args:
+        flag: the option that ``root`` came by, for messages.
+
+    Raises:
+        UserError: if there is no mask.
+    """
+
+    def __init__(self, root: Path, flag: str = "--folder_path") -> None:
+        self.has_masks, self.root = True, root
+        self.origin = f"{flag} {root}"
+        self.source = root / "Annotations"
+        self.expressions = [
+            Expression(
+                video=concept.parent.name,
+                exp_id=concept.name,
+                caption=f"the {concept.name}",
+                frames=frames,
+                object_ids=(concept.name,),
+                kind=concept.name,
+            )
+            for concept in sorted(self.source.glob("*/*"))
+            if (frames := tuple(sorted(file.stem for file in concept.glob("[!.]*.png"))))
+        ]
+        if not self.expressions:
+            raise MissingFileError(f"{self.origin}: must hold Annotations/<video>/<concept>/<frame>.png, got none")
+
+    def frame_file(self, expression: Expression, index: int) -> Path:
+        return self.root / "JPEGImages" / expression.video / f"{expression.frames[index]}.jpg"
+
+    def source_size(self, expression: Expression) -> tuple[int, int]:
+        return image_size(self._mask_file(expression, 0))
+
+    def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        return self._values(expression, indices, size) == SHOWN
+
+    def void(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        values = self._values(expression, indices, size)
+        return (values != 0) & (values != SHOWN)
+
+    def _mask_file(self, expression: Expression, index: int) -> Path:
+        return self.source / expression.video / expression.exp_id / f"{expression.frames[index]}.png"
+
+    def _values(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        frames = []
+        for index in indices:
+            file = self._mask_file(expression, index)
+            frames.append(read_palette(file))
+            if frames[-1].shape != size:
+                raise MaskSizeError(f"{file}: must have the size of the first, {size[1]} x {size[0]}; replace it")
+        values = np.stack(frames)
+        if values.any() and not (values == SHOWN).any() and values.max() == 1:
+            raise UserError(f"{self._mask_file(expression, indices[0])}: the object must be {SHOWN}, got 1; scale them")
+        return values

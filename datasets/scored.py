@@ -1,0 +1,86 @@
+"""The names of ``--dataset`` in ``evaluate.py``: which reader they mean, and which of its splits. Free of torch."""
+
+import argparse
+from pathlib import Path
+
+from datasets.a2d import A2DSentences
+from datasets.burst import BURST
+from datasets.davis import RefDAVIS17
+from datasets.expression import Expression
+from datasets.jhmdb import JHMDBSentences
+from datasets.long_rvos import LongRVOS
+from datasets.mask_folder import MaskFolder
+from datasets.mevis import MeViS
+from datasets.refcoco import SPLITS as REFCOCO_SPLITS
+from datasets.refcoco import RefCOCO
+from datasets.registry import DatasetPaths
+from datasets.split import Split
+from datasets.vspw import VSPWStuff
+from datasets.ytvos import RefYouTubeVOS
+from util.errors import UserError, did_you_mean
+
+MEVIS_SPLITS = ("valid_u", "train", "valid", "test")
+# The splits of each name, the one that is scored by default first; some datasets have one alone.
+SPLITS: dict[str, tuple[str, ...]] = {
+    "mevis": MEVIS_SPLITS,
+    "ytvos": ("valid", "train", "test"),
+    "davis": ("valid", "train"),
+    **{name: (*splits[1:], splits[0]) for name, splits in REFCOCO_SPLITS.items()},
+    "long_rvos": ("valid", "train", "test"),
+    "a2d": ("test", "train"),
+    "jhmdb": ("all",),
+    "toy": MEVIS_SPLITS,
+    "burst": ("val", "test"),
+    "vspw": ("val",),
+    "folder": ("all",),
+}
+NAMES = tuple(SPLITS)
+
+
+def open_split(options: argparse.Namespace) -> Split:
+    """The split that the flags of ``evaluate.py`` name.
+
+    Raises:
+        UserError: if there is no such split, or it is missing or damaged.
+    """
+    name, split = options.dataset, options.split or SPLITS[options.dataset][0]
+    if split not in SPLITS[name]:
+        raise UserError(
+            f"--split: {name} has {', '.join(SPLITS[name])}, got '{split}'{did_you_mean(split, SPLITS[name])}"
+        )
+    paths = DatasetPaths.from_flags(options)
+    videos = Path(options.ytvos_videos) if options.ytvos_videos else None
+    if name in REFCOCO_SPLITS:
+        return RefCOCO(paths.coco, name, split)
+    readers = {
+        "mevis": lambda: MeViS(paths.mevis, split, paths.cache_dir),
+        "ytvos": lambda: RefYouTubeVOS(paths.ytvos, split, videos),
+        "davis": lambda: RefDAVIS17(paths.davis, split),
+        "long_rvos": lambda: LongRVOS(paths.long_rvos, split),
+        "a2d": lambda: A2DSentences(paths.a2d, split),
+        "jhmdb": lambda: JHMDBSentences(paths.jhmdb),
+        "toy": lambda: MeViS(paths.toy, split, paths.cache_dir, "--toy_path"),
+        "burst": lambda: BURST(Path(options.burst_path), split),
+        "vspw": lambda: VSPWStuff(Path(options.vspw_path)),
+        "folder": lambda: MaskFolder(Path(options.folder_path)),
+    }
+    opened: Split = readers[name]()
+    return opened
+
+
+def choose_expressions(split: Split, videos: list[str] | None, limit: int | None) -> list[Expression]:
+    """The expressions of some videos, in the order of the split.
+
+    Args:
+        videos: their ids; None is all.
+        limit: how many of these videos, from the first; None is all.
+
+    Raises:
+        UserError: if there is no such video.
+    """
+    known = list(dict.fromkeys(expression.video for expression in split.expressions))
+    for video in videos or ():
+        if video not in known:
+            raise UserError(f"--videos: '{video}' is no video of {split.source}{did_you_mean(video, known)}")
+    chosen = set([video for video in known if videos is None or video in videos][:limit])
+    return [expression for expression in split.expressions if expression.video in chosen]

@@ -1,0 +1,68 @@
+"""Two runs on the same expressions: how much they differ, and how sure that is. Free of torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.prediction_folder import listed
+from util.bootstrap import paired_interval
+from util.errors import MissingFileError, UserError
+
+COMPARED = ("J&F", "J", "F", "tIoU", "vIoU", "temporal_change")
+FLAG = "--compare"
+
+
+def read_metrics(file: Path) -> dict[str, Any]:
+    """The ``metrics.json`` of another run.
+
+    Raises:
+        UserError: if it is missing, or something else.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"{FLAG} {file}: no such file; give the metrics.json of another run")
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        tables = [metrics[name] for name in ("units", "objects") if name in metrics]
+        if not tables or not all(isinstance(value, dict) for table in tables for value in table.values()):
+            raise ValueError("it has no 'units'")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{FLAG} {file}: no metrics.json ({error}); give that of another run") from None
+    return dict(metrics)
+
+
+def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[str, dict[str, float]]:
+    """Of each number that both have: the means of both, their difference, and its interval.
+
+    Of Ref-DAVIS17 protocol A's objects are compared, of the other datasets expressions. Whole videos are drawn.
+
+    Args:
+        file: where ``other`` was read from.
+
+    Raises:
+        UserError: if the two are of different expressions.
+    """
+    # Objects are named anno_<k>/<video>/<number>, expressions <video>/<exp_id>.
+    name, part = ("objects", 1) if "objects" in metrics and "objects" in other else ("units", 0)
+    own, others = metrics.get(name, {}), other.get(name, {})
+    different = [*(key for key in own if key not in others), *(key for key in others if key not in own)]
+    if different or not own:
+        raise UserError(
+            f"{FLAG} {file}: must score the same {name}, got {listed(different) or 'none'} in one of the two alone; "
+            "compare runs on one split with the same --videos and --limit"
+        )
+    groups = [key.split("/")[part] for key in own]
+    result = {}
+    for measure in COMPARED:
+        if all(measure in values for table in (own, others) for values in table.values()):
+            ours, theirs = (np.array([table[key][measure] for key in own], np.float64) for table in (own, others))
+            interval = paired_interval(ours - theirs, groups)
+            result[measure] = {
+                "this": float(ours.mean()),
+                "other": float(theirs.mean()),
+                "difference": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+            }
+    return result

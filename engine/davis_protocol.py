@@ -1,0 +1,198 @@
+"""Ref-DAVIS17's protocol A: objects merged per annotator, matched to the truth, four annotators averaged. No torch.
+
+The merge takes the most probable object of each pixel, so it needs probabilities, and has to be done where the model
+runs: ``merge_probabilities``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
+binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be known: they
+go to the first of the objects here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.davis import RefDAVIS17
+from datasets.expression import Expression
+from engine.prediction_folder import PredictionFolder, listed
+from util.errors import MissingFileError, UserError
+from util.extras import extra_module
+from util.mask_files import PALETTE, check_mask_file, read_numbers
+from util.metrics import score
+
+NUM_ANNOTATORS = 4
+ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))
+BACKGROUND = 0.1  # its probability in the merge
+LOWEST = 0.5  # probabilities below it are none
+MOST_PROPOSALS = 20  # beyond it the DAVIS toolkit refuses
+VOID = 255
+
+Numbers = NDArray[np.uint8]
+Values = dict[str, float]
+
+
+def merge_probabilities(probabilities: NDArray[np.floating[Any]]) -> Numbers:
+    """The object of each pixel: the most probable, the first of equals, 0 where none reaches one half.
+
+    Args:
+        probabilities: [N, H, W] in [0, 1], objects in the order of their expressions.
+
+    Returns:
+        [H, W] of 0 and 1 to N.
+
+    Source: ReferFormer's evaluation of Ref-DAVIS17, which the field compares by.
+    """
+    kept = np.where(probabilities < LOWEST, 0, probabilities)
+    background = np.full((1, *kept.shape[1:]), BACKGROUND, kept.dtype)
+    return np.argmax(np.concatenate([background, kept]), axis=0).astype(np.uint8)
+
+
+def match_objects(proposals: Numbers, truth: Numbers) -> list[Values]:
+    """J, F and J&F of each true object, by the assignment of proposals that makes the sum of J&F highest.
+
+    True objects are those up to the highest number of the first frame; void pixels count for nobody. Objects without
+    a proposal are scored against nothing, proposals without an object are not scored.
+
+    Args:
+        proposals: [T, H, W] of 0 and the numbers of proposals.
+        truth: likewise of objects, and 255 for void.
+
+    Source: the DAVIS-2017 toolkit, unsupervised task.
+    """
+    valid = truth != VOID
+    num_objects = int(truth[0][valid[0]].max(initial=0))
+    num_proposals = max(int(proposals.max()), num_objects)
+    objects = [truth == number for number in range(1, num_objects + 1)]
+    results = [
+        [score((proposals == number) & valid, mask) for mask in objects] for number in range(1, num_proposals + 1)
+    ]
+    means = np.array([[result.mean for result in row] for row in results]).reshape(num_proposals, num_objects)
+    optimize = extra_module("scipy.optimize", "the protocol A of Ref-DAVIS17")
+    rows, columns = optimize.linear_sum_assignment(means, maximize=True)
+    matched = [results[row][column] for column, row in sorted(zip(columns, rows, strict=True))]
+    return [{"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean} for result in matched]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One video as one annotator described it."""
+
+    annotator: int
+    expressions: tuple[Expression, ...]
+
+    @property
+    def video(self) -> str:
+        return self.expressions[0].video
+
+
+class DavisProtocol:
+    """Protocol A of one folder of predictions.
+
+    Args:
+        split: with masks.
+        predictions: binary masks, which serve where ``merged`` is None.
+        merged: holds ``anno_0`` to ``anno_3``.
+    """
+
+    def __init__(self, split: RefDAVIS17, predictions: PredictionFolder, merged: Path | None) -> None:
+        self.split, self.predictions, self.merged = split, predictions, merged
+        extra_module("scipy.optimize", "the protocol A of Ref-DAVIS17")  # before any work
+
+    def sequences(self, expressions: list[Expression]) -> list[Sequence]:
+        """What there is to score: each video four times, those left out of which an expression is left out.
+
+        Raises:
+            UserError: if the expressions of a video are not numbered as four annotators' are.
+        """
+        wanted = {expression.key for expression in expressions}
+        videos: dict[str, dict[str, Expression]] = {}
+        for expression in self.split.expressions:
+            videos.setdefault(expression.video, {})[expression.exp_id] = expression
+        sequences = []
+        for video, by_id in videos.items():
+            if set(by_id) != {str(number) for number in range(len(by_id))} or len(by_id) % NUM_ANNOTATORS:
+                raise UserError(
+                    f"{self.split.source}: {video} must have expressions 0 to 4 N - 1, those of {NUM_ANNOTATORS} "
+                    f"annotators for each object, got {listed(by_id)}; convert the dataset again"
+                )
+            if all(expression.key in wanted for expression in by_id.values()):
+                sequences += [
+                    Sequence(number, tuple(by_id[str(i)] for i in range(number, len(by_id), NUM_ANNOTATORS)))
+                    for number in range(NUM_ANNOTATORS)
+                ]
+        return sequences
+
+    def check_merged(self, expressions: list[Expression], allow_partial: bool) -> list[Expression]:
+        """Those of which all four annotators' merged masks are there; headers are read, pixels are not.
+
+        Raises:
+            UserError: if masks are missing, or have colours or another size.
+        """
+        complete, missing = [], []
+        for expression in {expression.video: expression for expression in expressions}.values():
+            files = [file for number in range(NUM_ANNOTATORS) for file in self._merged_files(number, expression)]
+            absent = [str(file) for file in files if not file.is_file()]
+            missing += absent
+            if not absent:
+                complete.append(expression.video)
+                for file in files:
+                    check_mask_file(file, self.predictions.size(expression), ("L", PALETTE))
+        if missing and not (allow_partial and complete):
+            raise MissingFileError(
+                f"{self.predictions.origin}: {len(missing)} merged masks are missing: {listed(missing)}; predict them, "
+                "or score what is complete with --partial"
+            )
+        return [expression for expression in expressions if expression.video in complete]
+
+    def measure(self, sequence: Sequence) -> tuple[Sequence, list[Values]]:
+        """The scores of each true object.
+
+        Raises:
+            UserError: if there are too many proposals, or the first frame shows no object.
+        """
+        first = sequence.expressions[0]
+        size = self.predictions.size(first)
+        proposals = self._proposals(sequence, size)
+        if proposals.max() > MOST_PROPOSALS:
+            raise UserError(
+                f"{self.predictions.origin}: anno_{sequence.annotator}/{sequence.video} must number its objects up to "
+                f"{MOST_PROPOSALS}, got {proposals.max()}; write 0 for background, then one number for each expression"
+            )
+        results = match_objects(proposals, self.split.object_numbers(first, size))
+        if not results:
+            raise UserError(f"{self.split.annotations / first.video}: the first frame must show an object, got none")
+        return sequence, results
+
+    def _proposals(self, sequence: Sequence, size: tuple[int, int]) -> Numbers:
+        if self.merged is not None:
+            files = self._merged_files(sequence.annotator, sequence.expressions[0])
+            return np.stack([read_numbers(file, size) for file in files])
+        masks = np.stack([self.predictions.read(expression) for expression in sequence.expressions])
+        return np.stack([merge_probabilities(masks[:, index].astype(np.float32)) for index in range(masks.shape[1])])
+
+    def _merged_files(self, annotator: int, expression: Expression) -> list[Path]:
+        assert self.merged is not None, "asked of merged masks alone"
+        folder = self.merged / ANNOTATOR_FOLDERS[annotator] / expression.video
+        return [folder / f"{frame}.png" for frame in expression.frames]
+
+
+def summarise_annotators(results: list[tuple[Sequence, list[Values]]]) -> dict[str, Any]:
+    """J, F and J&F: the mean over the objects of all videos for each annotator, then the mean over annotators."""
+    ordered = sorted(results, key=lambda result: (result[0].annotator, result[0].video))
+    annotators = {
+        str(number): _means(
+            [entry for sequence, entries in ordered if sequence.annotator == number for entry in entries]
+        )
+        for number in range(NUM_ANNOTATORS)
+    }
+    objects = {
+        f"anno_{sequence.annotator}/{sequence.video}/{number}": entry
+        for sequence, entries in ordered
+        for number, entry in enumerate(entries, start=1)
+    }
+    return {**_means(list(annotators.values())), "annotators": annotators, "objects": objects}
+
+
+def _means(values: list[Values]) -> Values:
+    return {name: float(np.mean([entry[name] for entry in values])) for name in ("J", "F", "J&F")}

@@ -1,0 +1,136 @@
+"""A folder of predicted masks: where they lie, whether it is whole, and one expression's masks. Free of torch."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from datasets.expression import Expression
+from datasets.split import Split
+from util.errors import MissingFileError, UserError
+from util.mask_files import check_mask_file, read_mask
+
+MOST_NAMED = 3  # of a kind of fault, in a message
+Size = tuple[int, int]
+
+
+class PredictionFolder:
+    """Masks as ``<video>/<exp_id>/<frame>.png``.
+
+    Args:
+        folder: holds the folders of the videos, or ``Annotations`` with them in it.
+        split: whose expressions they answer.
+        expressions: those of the split that matter; masks of the others may lie beside.
+        besides: names of folders that may lie beside those of the videos.
+
+    Raises:
+        MissingFileError: if there is no such folder.
+    """
+
+    def __init__(
+        self, folder: Path, split: Split, expressions: list[Expression], besides: frozenset[str] = frozenset()
+    ) -> None:
+        if not folder.is_dir():
+            raise MissingFileError(f"--pred {folder}: no such folder; give the one that holds the videos' folders")
+        self.root = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+        self.origin = f"--pred {folder}"
+        self.split = split
+        self.expressions = expressions
+        self.besides = besides
+        self._sizes: dict[str, Size] = {}
+
+    def has_masks(self) -> bool:
+        """Whether there is a folder of any of the videos."""
+        return any((self.root / video).is_dir() for video in {expression.video for expression in self.expressions})
+
+    def size(self, expression: Expression) -> Size:
+        """(H, W) of the frames of an expression's video."""
+        if expression.video not in self._sizes:
+            self._sizes[expression.video] = self.split.source_size(expression)
+        return self._sizes[expression.video]
+
+    def files(self, expression: Expression) -> list[Path]:
+        """The masks that an expression must have: of its annotated frames."""
+        folder = self.root / expression.video / expression.exp_id
+        return [folder / f"{expression.frames[index]}.png" for index in annotated(expression)]
+
+    def read(self, expression: Expression) -> NDArray[np.bool_]:
+        """[T, H, W] of the annotated frames.
+
+        Raises:
+            UserError: if a file is no mask, damaged, or of another size.
+        """
+        size = self.size(expression)
+        return np.stack([read_mask(file, size) for file in self.files(expression)])
+
+    def check(
+        self, allow_partial: bool, check_file: Callable[[Path, Size], None] = check_mask_file
+    ) -> list[Expression]:
+        """The complete expressions: all of them, unless parts are allowed. Headers are read, pixels are not.
+
+        Raises:
+            UserError: for the first kind of fault found: what no expression asks for, what is missing, other sizes
+                or channels.
+        """
+        self._refuse_extras()
+        present = {expression.key: _names(self.files(expression)[0].parent) for expression in self.expressions}
+        lacking = {
+            expression.key: [file.name for file in self.files(expression) if file.name not in present[expression.key]]
+            for expression in self.expressions
+        }
+        incomplete = {"/".join(key): names for key, names in lacking.items() if names}
+        if incomplete and not allow_partial:
+            named = listed(f"{key} lacks {listed(names)}" for key, names in incomplete.items())
+            raise MissingFileError(
+                f"{self.origin}: {len(incomplete)} of {len(lacking)} expressions lack masks: {named}; predict them, or "
+                "score what is complete with --partial"
+            )
+        complete = [expression for expression in self.expressions if not lacking[expression.key]]
+        if not complete:
+            raise MissingFileError(
+                f"{self.origin}: must hold <video>/<exp_id>/<frame>.png of at least one expression of "
+                f"{self.split.source}, got none; check --dataset and --split"
+            )
+        for expression in tqdm(complete, desc="check masks", unit="expression"):
+            for file in self.files(expression):
+                check_file(file, self.size(expression))
+        return complete
+
+    def _refuse_extras(self) -> None:
+        """Files and folders that no expression of the split asks for; loose files beside the videos are let be."""
+        expressions: dict[str, dict[str, Expression]] = {}
+        for expression in self.split.expressions:
+            expressions.setdefault(expression.video, {})[expression.exp_id] = expression
+        folders = _names(self.root) - set(expressions) - self.besides
+        extra = sorted(name for name in folders if (self.root / name).is_dir())
+        for video in dict.fromkeys(expression.video for expression in self.expressions):
+            known = expressions[video]
+            entries = _names(self.root / video)
+            extra += [f"{video}/{name}" for name in sorted(entries - set(known))]
+            for exp_id in sorted(entries & set(known)):
+                frames = {f"{frame}.png" for frame in known[exp_id].frames}
+                extra += [f"{video}/{exp_id}/{name}" for name in sorted(_names(self.root / video / exp_id) - frames)]
+        if extra:
+            raise UserError(
+                f"{self.origin}: holds what no expression of {self.split.source} asks for: {listed(extra)}; remove it, "
+                "or check --dataset and --split"
+            )
+
+
+def annotated(expression: Expression) -> list[int]:
+    """The positions of an expression's frames that have a truth."""
+    return list(range(len(expression.frames)) if expression.annotated is None else sorted(expression.annotated))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few, and how many more."""
+    every = list(names)
+    more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
+    return ", ".join(every[:MOST_NAMED]) + more
+
+
+def _names(folder: Path) -> set[str]:
+    """What lies in a folder, nothing if there is none; hidden files are the system's own."""
+    return {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()

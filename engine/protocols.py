@@ -1,0 +1,182 @@
+"""How each dataset's predictions become numbers: of one expression, and of a split. Free of torch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.expression import Expression
+from engine.summary import summarise
+from util.image_metrics import PRECISIONS, overall_iou, precision_at
+from util.metrics import Score, score
+from util.video_metrics import FrameCounts, iou_change, iou_drift, temporal_iou, video_iou, without_void
+
+Masks = NDArray[np.bool_]
+Values = dict[str, float]
+Key = tuple[str, str]  # video id, expression id
+
+VIDEO_MEANS = ("tIoU", "vIoU", "temporal_change", "temporal_drift")
+
+
+class Protocol(ABC):
+    """What is measured of an expression, and what of a split.
+
+    Attributes:
+        headline: the key of a split's metrics that papers compare.
+    """
+
+    headline: str
+
+    @abstractmethod
+    def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:
+        """The numbers of one expression, from masks [T, H, W] of its annotated frames."""
+
+    @abstractmethod
+    def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
+        """The content of ``metrics.json``: the split's numbers, and under ``units`` those of each expression."""
+
+
+class VideoProtocol(Protocol):
+    """MeViS, Ref-YouTube-VOS, Long-RVOS, and Ref-DAVIS17's protocol C: each expression alone, the mean over them.
+
+    Void pixels are ignored no more than the official scripts do: not at all.
+    """
+
+    headline = "J&F"
+
+    def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:  # noqa: ARG002
+        result = score(prediction, truth)
+        counts = FrameCounts.of(prediction, truth)
+        return {
+            "J": result.region_similarity,
+            "F": result.contour_accuracy,
+            "J&F": result.mean,
+            **_video_values(counts),
+            **_presence(counts, truth),
+        }
+
+    def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
+        scores = [(*key, Score(entry["J"], entry["F"])) for key, entry in values.items()]
+        metrics = summarise(scores, expressions)
+        kinds = {
+            kind: {**means, **_further(values[e.key] for e in expressions if e.kind == kind)}
+            for kind, means in metrics.get("kinds", {}).items()
+        }
+        return {
+            **{name: metrics[name] for name in ("J", "F", "J&F")},
+            **_further(values[expression.key] for expression in expressions),
+            **({"kinds": kinds} if kinds else {}),
+            "units": _units(values, expressions),
+        }
+
+
+class ImageProtocol(Protocol):
+    """RefCOCO, A2D and JHMDB: one mask per sentence.
+
+    Args:
+        is_strict: see ``util.image_metrics.precision_at``.
+    """
+
+    headline = "oIoU"
+
+    def __init__(self, is_strict: bool) -> None:
+        self.is_strict = is_strict
+
+    def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:  # noqa: ARG002
+        counts = FrameCounts.of(prediction, truth)
+        return {
+            "J": float(counts.ious.mean()),
+            "shared_pixels": int(counts.shared.sum()),
+            "union_pixels": int(counts.union.sum()),
+            **_presence(counts, truth),
+        }
+
+    def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
+        ordered = [values[expression.key] for expression in expressions]
+        ious = np.array([entry["J"] for entry in ordered])
+        shared, union = (np.array([entry[name] for entry in ordered]) for name in ("shared_pixels", "union_pixels"))
+        return {
+            "oIoU": overall_iou(shared, union),
+            "mIoU": float(ious.mean()),
+            **{f"P@{threshold}": precision_at(ious, threshold, self.is_strict) for threshold in PRECISIONS},
+            "units": _units(values, expressions),
+        }
+
+
+class ClassProtocol(Protocol):
+    """REM's: J alone, the mean over the videos of a class, then over classes; void pixels count for nobody."""
+
+    headline = "J"
+
+    def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:
+        prediction, truth = without_void(prediction, void), without_void(truth, void)
+        counts = FrameCounts.of(prediction, truth)
+        return {"J": float(counts.ious.mean()), **_video_values(counts), **_presence(counts, truth)}
+
+    def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
+        kinds = {
+            kind: _means([values[e.key] for e in expressions if e.kind == kind], ("J", *VIDEO_MEANS))
+            for kind in sorted({str(expression.kind) for expression in expressions})
+        }
+        return {
+            **_means(list(kinds.values()), ("J", *VIDEO_MEANS)),
+            "kinds": kinds,
+            "units": _units(values, expressions),
+        }
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    **dict.fromkeys(("mevis", "toy", "ytvos", "davis", "long_rvos"), VideoProtocol()),
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), ImageProtocol(is_strict=False)),
+    **dict.fromkeys(("a2d", "jhmdb"), ImageProtocol(is_strict=True)),
+    **dict.fromkeys(("burst", "vspw", "folder"), ClassProtocol()),
+}
+
+
+def target_accuracies(values: Iterable[Values]) -> Values:
+    """N-acc and T-acc of MeViS v2, each where there is such an expression.
+
+    N-acc: of the expressions that mean nothing in their video, the share answered with nothing in every frame.
+    T-acc: of the others, the share answered with something in some frame.
+    """
+    answered: dict[bool, list[bool]] = {False: [], True: []}
+    for entry in values:
+        answered[entry["true_frames"] > 0].append(entry["predicted_frames"] > 0)
+    return {
+        **({"N-acc": 1 - float(np.mean(answered[False]))} if answered[False] else {}),
+        **({"T-acc": float(np.mean(answered[True]))} if answered[True] else {}),
+    }
+
+
+def _video_values(counts: FrameCounts) -> Values:
+    return {
+        "tIoU": temporal_iou(counts),
+        "vIoU": video_iou(counts),
+        "temporal_change": iou_change(counts.ious),
+        "temporal_drift": iou_drift(counts.ious),
+    }
+
+
+def _presence(counts: FrameCounts, truth: Masks) -> Values:
+    """In how many frames something is seen, and the share of the frame that the truth takes up where it is."""
+    seen = counts.true[counts.true > 0]
+    return {
+        "predicted_frames": int(np.count_nonzero(counts.predicted)),
+        "true_frames": len(seen),
+        "true_area": float(seen.mean()) / truth[0].size if len(seen) else 0.0,
+    }
+
+
+def _further(values: Iterable[Values]) -> Values:
+    entries = list(values)
+    return {**_means(entries, VIDEO_MEANS), **target_accuracies(entries)}
+
+
+def _means(values: list[Values], names: Iterable[str]) -> Values:
+    return {name: float(np.mean([entry[name] for entry in values])) for name in names}
+
+
+def _units(values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Values]:
+    return {"/".join(expression.key): values[expression.key] for expression in expressions}

@@ -1,0 +1,79 @@
+"""Zips of masks for the servers of MeViS and Ref-YouTube-VOS: validated first, the same bytes each time. No torch."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.expression import Expression
+from datasets.split import Split
+from engine.prediction_folder import PredictionFolder
+from util.errors import UserError, did_you_mean
+from util.mask_files import GREY, read_mask
+from util.parallel import ordered_map
+
+TOP_FOLDERS = {"mevis": "", "toy": "", "ytvos": "Annotations/"}  # of the names in a zip
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first moment: the same masks make the same bytes
+READABLE = 0o644 << 16
+
+
+def write_zip(split: Split, dataset: str, pred: Path, file: Path) -> str:
+    """Writes the masks of a whole split as its server wants them: every mask is read and checked on the way.
+
+    Args:
+        dataset: one of ``TOP_FOLDERS``.
+        pred: see ``PredictionFolder``.
+
+    Returns:
+        What is in the zip, in words.
+
+    Raises:
+        UserError: if the dataset has no server, or masks are missing, are too many or are no grey PNGs of 0 and 255 in
+            the size of the frames.
+    """
+    if dataset not in TOP_FOLDERS:
+        raise UserError(
+            f"--zip: only {', '.join(TOP_FOLDERS)} are sent to a server as a zip, got {dataset}"
+            f"{did_you_mean(dataset, TOP_FOLDERS)}; score it here instead"
+        )
+    if file.suffix != ".zip":
+        raise UserError(f"--zip {file}: must end in .zip; rename it")
+    predictions = PredictionFolder(pred, split, split.expressions)
+    complete = predictions.check(allow_partial=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    try:
+        num_masks = _write(partial, predictions, complete, TOP_FOLDERS[dataset])
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    videos = {expression.video for expression in complete}
+    return f"{len(videos)} videos, {len(complete)} expressions, {num_masks} masks"
+
+
+def _write(file: Path, predictions: PredictionFolder, expressions: list[Expression], top: str) -> int:
+    """Returns the number of masks."""
+    count = 0
+    ordered = sorted(expressions, key=lambda expression: expression.key)
+
+    def checked(expression: Expression) -> list[tuple[str, bytes]]:
+        return list(_entries(predictions, expression, top))
+
+    # PNGs are compressed already: stored, a zip is a copy.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for entries in tqdm(ordered_map(checked, ordered), desc="zip", unit="expression", total=len(ordered)):
+            for name, data in entries:
+                entry = zipfile.ZipInfo(name, EPOCH)
+                entry.external_attr = READABLE
+                entry.create_system = 3  # Unix, on whatever system it is made
+                archive.writestr(entry, data)
+                count += 1
+    return count
+
+
+def _entries(predictions: PredictionFolder, expression: Expression, top: str) -> Iterator[tuple[str, bytes]]:
+    for path in predictions.files(expression):
+        read_mask(path, predictions.size(expression), (GREY,))
+        yield f"{top}{expression.video}/{expression.exp_id}/{path.name}", path.read_bytes()

@@ -1,0 +1,104 @@
+"""Score a folder of predicted masks, or make its submission zip; no model, no torch.
+
+    python evaluate.py --dataset mevis --mevis_path datasets/MeViS --split valid_u --pred output/mevis --output_dir out
+    python evaluate.py --dataset mevis --mevis_path datasets/MeViS --split valid --pred output/mevis --zip mevis.zip
+
+See docs/evaluation.md for each dataset's protocol.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets.scored import NAMES, SPLITS, choose_expressions, open_split
+from engine.comparison import compare, read_metrics
+from engine.prediction_folder import PredictionFolder
+from engine.protocols import PROTOCOLS
+from engine.report import write_report
+from engine.scoring import ScoreOptions, score_folder, write_metrics
+from engine.submission import write_zip
+from util.errors import UserError, exit_on_user_error
+from util.files import write_text_whole
+from util.flags import add_dataset_flags
+from util.options import OptionParser, int_in
+from util.parallel import num_cores
+
+PROGRAM = "evaluate.py"
+OTHER_PATHS = {"burst": "datasets/TAO", "vspw": "datasets/VSPW_480p", "folder": "datasets/folder"}
+
+
+def build_parser() -> OptionParser:
+    parser = OptionParser(prog=PROGRAM, description="Score predicted masks, or make their submission zip.")
+    parser.add_argument("--dataset", choices=NAMES, required=True, help="whose expressions were segmented")
+    parser.add_argument("--split", help="by default the one with public masks: of MeViS valid_u")
+    parser.add_argument(
+        "--pred", required=True, metavar="DIR", help="holds <video>/<exp_id>/<frame>.png, or Annotations"
+    )
+    parser.add_argument("--output_dir", default="output/scores", metavar="DIR", help="where metrics.json and .csv go")
+    parser.add_argument("--zip", metavar="FILE", help="make the submission zip instead of scoring; needs no truth")
+    parser.add_argument("--partial", action="store_true", help="leave incomplete expressions out instead of refusing")
+    parser.add_argument("--videos", nargs="+", metavar="ID", help="score these videos alone")
+    parser.add_argument("--limit", type=int_in(1), metavar="N", help="score the first N videos alone")
+    parser.add_argument("--num_workers", type=int_in(0), default=num_cores(), help="processes; 0 works in this one")
+    parser.add_argument("--compare", metavar="FILE", help="the metrics.json of another run on the same expressions")
+    parser.add_flag("--report", default=True, help="write report.html")
+    add_dataset_flags(parser)
+    for name, default in OTHER_PATHS.items():
+        parser.add_argument(f"--{name}_path", default=default, metavar="DIR", help=f"folder of {name}")
+    parser.add_argument("--ytvos_videos", metavar="FILE", help="of ytvos: the ids of its videos, one a line")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    with exit_on_user_error(PROGRAM):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    split, pred = open_split(options), Path(options.pred)
+    if options.zip:
+        if options.partial or options.videos or options.limit:
+            raise UserError("--zip: servers take whole splits only; leave out --partial, --videos and --limit")
+        content = write_zip(split, options.dataset, pred, Path(options.zip))
+        print(f"Wrote {options.zip}: {content}")
+        return
+    other = read_metrics(Path(options.compare)) if options.compare else None
+    expressions = choose_expressions(split, options.videos, options.limit)
+    protocol = PROTOCOLS[options.dataset]
+    metrics = score_folder(split, expressions, pred, protocol, ScoreOptions(options.num_workers, options.partial))
+    out = Path(options.output_dir)
+    write_metrics(out, metrics, expressions)
+    comparison = compare(metrics, other, Path(options.compare)) if other else None
+    if comparison:
+        write_text_whole(out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+    if options.report:
+        title = f"{pred} on {options.dataset} {options.split or SPLITS[options.dataset][0]}"
+        write_report(out / "report.html", title, metrics, PredictionFolder(pred, split, expressions), comparison)
+    print_metrics(metrics)
+    print_comparison(comparison or {})
+    extra = (", comparison.json" if comparison else "") + (", report.html" if options.report else "")
+    print(f"Wrote to {out}: metrics.json, metrics.csv{extra}")
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """One line for each kind of sentence or annotator, and for the whole."""
+    for name, means in {**metrics.get("kinds", {}), **metrics.get("annotators", {}), "all": metrics}.items():
+        numbers = "  ".join(f"{key} {value:.4f}" for key, value in means.items() if isinstance(value, float))
+        print(f"{name:10s} {numbers}")
+    if "C" in metrics:
+        print(f"{'C':10s} J {metrics['C']['J']:.4f}  F {metrics['C']['F']:.4f}  J&F {metrics['C']['J&F']:.4f}")
+    if "missing" in metrics:
+        print(f"Left out as incomplete: {len(metrics['missing'])} expressions, listed under 'missing'")
+
+
+def print_comparison(comparison: dict[str, dict[str, float]]) -> None:
+    """One line for each number."""
+    for name, entry in comparison.items():
+        interval = f"95 % from {entry['low']:+.4f} to {entry['high']:+.4f}"
+        print(f"{name:16s} {entry['difference']:+.4f} against the other run, {interval}")
+
+
+if __name__ == "__main__":
+    main()
