@@ -50,6 +50,7 @@ def build_parser() -> OptionParser:
     parser.add_argument(
         "--init_from", metavar="PATH", help="start a new run from weights: a run, a saved pipeline or a weight file"
     )
+    parser.add_flag("--dry_run", default=False, help="check options and data, print steps and memory, and end")
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int_in(0, MAX_SEED), default=42, help="of every draw")
     add_weight_flags(parser)

@@ -25,6 +25,7 @@ from engine.build import (
 )
 from engine.captions import embed_once
 from engine.checkpoints import LATEST, checkpoint_name, find_checkpoint
+from engine.dry_run import dry_run
 from engine.trackers import check_tracker, log_pictures, start_tracker
 from engine.trainer import Trainer
 from engine.validation import Validator, validation_part
@@ -44,6 +45,12 @@ def train(options: argparse.Namespace) -> None:
     Raises:
         UserError: if options, data or weights cannot work together.
     """
+    names = dict(options.mixture or [(options.dataset_file, 1.0)])
+    paths = DatasetPaths.from_flags(options)
+    if options.dry_run:
+        _check(options, torch.device("cuda"))
+        dry_run(options, training_sources(names, paths))
+        return
     device = select_device(options.device)
     _check(options, device)
     run_dir = Path(options.output_dir)
@@ -51,8 +58,6 @@ def train(options: argparse.Namespace) -> None:
     if options.resume is None and (run_dir / LATEST).exists():
         raise UserError(f"--output_dir {run_dir}: holds a run; go on with --resume auto, or give another folder")
     accelerator = _start_processes(options, device)
-    names = dict(options.mixture or [(options.dataset_file, 1.0)])
-    paths = DatasetPaths.from_flags(options)
     sources = training_sources(names, paths)
     validated = validation_part(validation_split(names, paths)) if options.eval_steps else None
     loaded = load_weights(options, accelerator.device)
