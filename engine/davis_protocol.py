@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from datasets.davis import RefDAVIS17
 from datasets.expression import Expression
-from engine.prediction_folder import PredictionFolder, listed
+from engine.prediction_folder import PredictionFolder, listed, visible_names
 from util.errors import MissingFileError, UserError
 from util.extras import extra_module
 from util.mask_files import PALETTE, check_mask_file, read_numbers
@@ -127,8 +127,9 @@ class DavisProtocol:
         """Those of which all four annotators' merged masks are there; headers are read, pixels are not.
 
         Raises:
-            UserError: if masks are missing, or have colours or another size.
+            UserError: if there are masks of no frame, or masks are missing, or have colours or another size.
         """
+        self._refuse_extras()
         complete, missing = [], []
         for expression in {expression.video: expression for expression in expressions}.values():
             files = [file for number in range(NUM_ANNOTATORS) for file in self._merged_files(number, expression)]
@@ -144,6 +145,23 @@ class DavisProtocol:
                 "or score what is complete with --partial"
             )
         return [expression for expression in expressions if expression.video in complete]
+
+    def _refuse_extras(self) -> None:
+        """Merged masks of what is no frame of the split."""
+        assert self.merged is not None, "asked of merged masks alone"
+        frames = {
+            expression.video: {f"{frame}.png" for frame in expression.frames} for expression in self.split.expressions
+        }
+        extra = []
+        for annotator in ANNOTATOR_FOLDERS:
+            for video in sorted(visible_names(self.merged / annotator)):
+                names = visible_names(self.merged / annotator / video) - frames[video] if video in frames else [""]
+                extra += [f"{annotator}/{video}/{name}" for name in sorted(names)]
+        if extra:
+            raise UserError(
+                f"{self.predictions.origin}: holds what is no frame of {self.split.source}: {listed(extra)}; remove "
+                "it, or check --split"
+            )
 
     def measure(self, sequence: Sequence) -> tuple[Sequence, list[Values]]:
         """The scores of each true object.

@@ -75,7 +75,7 @@ class PredictionFolder:
                 or channels.
         """
         self._refuse_extras()
-        present = {expression.key: _names(self.files(expression)[0].parent) for expression in self.expressions}
+        present = {expression.key: visible_names(self.files(expression)[0].parent) for expression in self.expressions}
         lacking = {
             expression.key: [file.name for file in self.files(expression) if file.name not in present[expression.key]]
             for expression in self.expressions
@@ -103,15 +103,17 @@ class PredictionFolder:
         expressions: dict[str, dict[str, Expression]] = {}
         for expression in self.split.expressions:
             expressions.setdefault(expression.video, {})[expression.exp_id] = expression
-        folders = _names(self.root) - set(expressions) - self.besides
+        folders = visible_names(self.root) - set(expressions) - self.besides
         extra = sorted(name for name in folders if (self.root / name).is_dir())
         for video in dict.fromkeys(expression.video for expression in self.expressions):
             known = expressions[video]
-            entries = _names(self.root / video)
+            entries = visible_names(self.root / video)
             extra += [f"{video}/{name}" for name in sorted(entries - set(known))]
             for exp_id in sorted(entries & set(known)):
                 frames = {f"{frame}.png" for frame in known[exp_id].frames}
-                extra += [f"{video}/{exp_id}/{name}" for name in sorted(_names(self.root / video / exp_id) - frames)]
+                extra += [
+                    f"{video}/{exp_id}/{name}" for name in sorted(visible_names(self.root / video / exp_id) - frames)
+                ]
         if extra:
             raise UserError(
                 f"{self.origin}: holds what no expression of {self.split.source} asks for: {listed(extra)}; remove it, "
@@ -131,6 +133,6 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(every[:MOST_NAMED]) + more
 
 
-def _names(folder: Path) -> set[str]:
+def visible_names(folder: Path) -> set[str]:
     """What lies in a folder, nothing if there is none; hidden files are the system's own."""
     return {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()

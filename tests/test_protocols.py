@@ -446,6 +446,14 @@ def test_davis_a_needs_every_merged_mask(tmp_path):
     assert part["missing"] == [f"v1/{exp_id}" for exp_id in range(8)]
 
 
+@pytest.mark.parametrize("extra", ["anno_2/v1/00015.png", "anno_2/v9/00000.png"])
+def test_davis_names_merged_masks_of_no_frame(tmp_path, extra):
+    truth = write_davis(tmp_path / "data")
+    write_merged(tmp_path, truth)
+    mini_datasets.write_palette(tmp_path / "pred" / extra, np.zeros(SIZE, np.uint8))
+    assert extra.removesuffix("00000.png") in davis_refuses(tmp_path)
+
+
 def test_davis_a_leaves_out_sequences_of_which_an_expression_is_missing(tmp_path):
     truth = write_davis(tmp_path / "data")
     predict_davis(tmp_path, truth)
