@@ -27,7 +27,7 @@ from datasets.toy import write_toy_mevis
 from util.images import read_palette
 
 ROOT = Path(__file__).parents[1]
-# How often an evaluation is killed at a random moment; the figures of docs/evaluation.md are of FLOWRVS_TRIALS=10.
+# How often an evaluation is killed at a random moment; the figures of docs/inference.md are of FLOWRVS_TRIALS=10.
 TRIALS = int(os.environ.get("FLOWRVS_TRIALS", "1"))
 SMALL = ["--reso_h", "16", "--reso_w", "24"]  # at which the model sees frames
 
