@@ -19,7 +19,7 @@ from datasets.referring import ClipOptions, ReferringClips
 from datasets.registry import DatasetPaths, training_sources, validation_split
 from datasets.sampling import Batches
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
-from engine.checkpoints import LATEST, checkpoint_name, find_checkpoint
+from engine.checkpoints import find_checkpoint
 from engine.latents import CachedLatents, collate_latents
 from engine.steps import FlowTask, MaskVAETask, Task
 from engine.trainer import Trainer, TrainerOptions
@@ -33,6 +33,7 @@ from util.checkpoint import sha256_of
 from util.device import select_device
 from util.errors import UserError
 from util.files import write_text_whole
+from util.run_folder import LATEST, OPTIONS_FILE, checkpoint_name
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 
@@ -216,4 +217,4 @@ def _write_origin(run_dir: Path, options: argparse.Namespace) -> None:
         "options": vars(options),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    write_text_whole(run_dir / "options.json", json.dumps(origin, indent=1) + "\n")
+    write_text_whole(run_dir / OPTIONS_FILE, json.dumps(origin, indent=1) + "\n")

@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.clip import ClipBatch
-from engine.checkpoints import checkpoint_name, read_network, read_state, write_checkpoint
+from engine.checkpoints import read_network, read_state, write_checkpoint
 from engine.latents import LatentBatch
 from engine.optimizer import build_optimizer, set_learning_rate
 from engine.steps import StepResult, Task
 from engine.stopping import StopSignal
 from util.errors import UserError
 from util.files import write_text_whole
+from util.run_folder import averaged_name, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ class Trainer:
     def _save_networks(self, folder: Path) -> None:
         self.task.model.save_pretrained(folder / self.task.part)
         with self.averaged_weights():
-            self.task.model.save_pretrained(folder / f"{self.task.part}_ema")
+            self.task.model.save_pretrained(folder / averaged_name(self.task.part))
 
     def load(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint folder: weights, averaged weights, optimizer, step and place in the data.
@@ -258,7 +259,7 @@ class Trainer:
         state = read_state(checkpoint, {"seed": self.options.seed, "optimizer": self.options.optimizer})
         model = self.task.model
         read_network(checkpoint, self.task.part, model, list(model.parameters()))
-        read_network(checkpoint, f"{self.task.part}_ema", model, self.ema.shadow_params)
+        read_network(checkpoint, averaged_name(self.task.part), model, self.ema.shadow_params)
         self.optimizer.load_state_dict(state["optimizer_state"])
         self.ema.optimization_step = state["ema_steps"]
         self.step = state["step"]

@@ -13,6 +13,7 @@ from engine.steps import Task
 from models.flowrvs import FlowRVS
 from util.checkpoint import read_json
 from util.files import write_text_whole
+from util.run_folder import BEST, BEST_FILE, VALIDATION_FILE
 
 NUM_VIDEOS = 20
 
@@ -31,7 +32,7 @@ class Validator:
         self.task = task
         self.run_dir = run_dir
         self.best = -math.inf
-        best_file = run_dir / "best" / "metrics.json"
+        best_file = run_dir / BEST / BEST_FILE
         if best_file.is_file():
             self.best = read_json(best_file)["J&F"]
 
@@ -48,10 +49,10 @@ class Validator:
             return {}
         means = {"step": step, "J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
         kinds = {kind: entry["J&F"] for kind, entry in metrics.get("kinds", {}).items()}
-        with (self.run_dir / "validation.jsonl").open("a", encoding="utf-8") as file:
+        with (self.run_dir / VALIDATION_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**means, **kinds}) + "\n")
         if means["J&F"] > self.best:
             self.best = means["J&F"]
-            self.task.model.save_pretrained(self.run_dir / "best" / self.task.part)
-            write_text_whole(self.run_dir / "best" / "metrics.json", json.dumps(means) + "\n")
+            self.task.model.save_pretrained(self.run_dir / BEST / self.task.part)
+            write_text_whole(self.run_dir / BEST / BEST_FILE, json.dumps(means) + "\n")
         return {"J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
