@@ -21,14 +21,9 @@ from models.lora import has_lora
 from util.checkpoint import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 from util.errors import MissingFileError, UserError
 from util.files import write_text_whole
+from util.run_folder import LATEST, checkpoint_name, checkpoints, latest_checkpoint
 
-LATEST = "latest"
 STATE_FILE = "training_state.pt"
-
-
-def checkpoint_name(step: int) -> str:
-    """The folder of a step."""
-    return f"step_{step:07d}"
 
 
 def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
@@ -40,11 +35,9 @@ def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
     place = run_dir if resume == "auto" else Path(resume)
     if (place / STATE_FILE).is_file():
         return place
-    latest = place / LATEST
-    if latest.is_file():
-        return place / latest.read_text(encoding="utf-8").strip()
-    if resume == "auto":
-        return None
+    latest = latest_checkpoint(place)
+    if latest is not None or resume == "auto":
+        return latest
     if place.exists():
         raise UserError(
             f"--resume {resume}: holds weights but no state of a run; start a new run from them with --init_from"
@@ -59,7 +52,7 @@ def commit_checkpoint(run_dir: Path, step: int, staging: Path, keep_last: int) -
         shutil.rmtree(target)
     staging.replace(target)
     write_text_whole(run_dir / LATEST, target.name + "\n")
-    for old in sorted(run_dir.glob("step_*"))[:-keep_last]:
+    for old in checkpoints(run_dir)[:-keep_last]:
         shutil.rmtree(old)
     return target
 

@@ -24,7 +24,7 @@ from engine.build import (
     trainer_options,
 )
 from engine.captions import embed_once
-from engine.checkpoints import LATEST, checkpoint_name, find_checkpoint
+from engine.checkpoints import find_checkpoint
 from engine.dry_run import dry_run
 from engine.trackers import check_tracker, log_pictures, start_tracker
 from engine.trainer import Trainer
@@ -35,6 +35,7 @@ from models.weights import LoadedFlowRVS
 from util.device import select_device, select_dtype
 from util.errors import UserError
 from util.files import write_text_whole
+from util.run_folder import LATEST, OPTIONS_FILE, checkpoint_name
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 
@@ -175,4 +176,4 @@ def _write_origin(run_dir: Path, options: argparse.Namespace) -> None:
         "options": vars(options),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    write_text_whole(run_dir / "options.json", json.dumps(origin, indent=1) + "\n")
+    write_text_whole(run_dir / OPTIONS_FILE, json.dumps(origin, indent=1) + "\n")

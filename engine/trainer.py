@@ -22,7 +22,6 @@ from datasets.clip import ClipBatch
 from engine.averaging import AveragedWeights
 from engine.checkpoints import (
     STATE_FILE,
-    checkpoint_name,
     commit_checkpoint,
     read_network,
     read_state,
@@ -38,6 +37,7 @@ from engine.stopping import StopSignal
 from util.checkpoint import load_plain
 from util.errors import UserError
 from util.files import staged_folder
+from util.run_folder import averaged_name, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,10 @@ class Trainer:
         is_main = self.accelerator.is_main_process
         saved = saved_parameters(self.task.model)
         with self._staged(checkpoint_name(self.step)) as staging:
-            for name, tensors in ((self.task.part, saved), (f"{self.task.part}_ema", saved | self.average.tensors)):
+            for name, tensors in (
+                (self.task.part, saved),
+                (averaged_name(self.task.part), saved | self.average.tensors),
+            ):
                 gathered = dict(gather(tensors.items(), keep=is_main))
                 if is_main:
                     write_network(self.task.model, gathered, staging / name)
@@ -275,7 +278,7 @@ class Trainer:
             )
         saved = saved_parameters(self.task.model)
         read_network(checkpoint, self.task.part, saved)
-        read_network(checkpoint, f"{self.task.part}_ema", saved | self.average.tensors)
+        read_network(checkpoint, averaged_name(self.task.part), saved | self.average.tensors)
         optimizer_state = load_plain(checkpoint / self._optimizer_file, f"--resume {checkpoint}")
         in_order = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.optimizer.load_state_dict(from_own_slices(optimizer_state, in_order))

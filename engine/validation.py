@@ -22,6 +22,7 @@ from util.checkpoint import read_json
 from util.files import move_over, staged_folder, write_text_whole
 from util.frames import Frame
 from util.images import read_image
+from util.run_folder import BEST, BEST_FILE, VALIDATION_FILE
 from util.visualize import colours_for, draw_masks
 
 NUM_VIDEOS = 20
@@ -49,7 +50,7 @@ class Validator:
         self.run_dir = run_dir
         self.amp = amp
         self.best = -math.inf
-        best_file = run_dir / "best" / "metrics.json"
+        best_file = run_dir / BEST / BEST_FILE
         if best_file.is_file():
             self.best = read_json(best_file)["J&F"]
 
@@ -71,7 +72,7 @@ class Validator:
             return {}, {}
         means = {"step": step, "J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
         kinds = {kind: entry["J&F"] for kind, entry in metrics.get("kinds", {}).items()}
-        with (self.run_dir / "validation.jsonl").open("a", encoding="utf-8") as file:
+        with (self.run_dir / VALIDATION_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**means, **kinds}) + "\n")
         if means["J&F"] > self.best:
             self.best = means["J&F"]
@@ -81,11 +82,11 @@ class Validator:
     def _keep(self, means: dict[str, float]) -> None:
         """Writes ``best/``, whole."""
         model = self.task.model
-        with staged_folder(self.run_dir, "best") as staging:
+        with staged_folder(self.run_dir, BEST) as staging:
             tensors = {name: value.detach().cpu().contiguous() for name, value in saved_parameters(model).items()}
             write_network(model, tensors, staging / self.task.part)
-            write_text_whole(staging / "metrics.json", json.dumps(means) + "\n")
-            move_over(staging, self.run_dir / "best")
+            write_text_whole(staging / BEST_FILE, json.dumps(means) + "\n")
+            move_over(staging, self.run_dir / BEST)
 
     def _pictures(self, folder: RunFolder) -> Iterator[tuple[str, Frame]]:
         """The middle frame of the first sentence of some videos: the truth on the left, the prediction on the right."""

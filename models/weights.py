@@ -2,7 +2,9 @@
 
 A Wan2.1-T2V-*-Diffusers folder gives the parts; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of the DiT and the
 VAE. They are files of the original (``.pth``: the released form, or its trainer's with an averaged list),
-safetensors, or folders that diffusers' ``save_pretrained`` wrote.
+safetensors, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
+
+    python -m models.weights export --help    writes what a run trained for others to use
 """
 
 import logging
@@ -25,6 +27,7 @@ from models.objectives import FLOW, OBJECTIVE_ENTRY
 from util.checkpoint import SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
 from util.errors import MissingFileError, UserError
 from util.flags import DEFAULT_WAN_PATH
+from util.run_folder import averaged_name, latest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +87,9 @@ def load_flowrvs(
     dit_weights, dit_config = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
     objective = dit_config.pop(OBJECTIVE_ENTRY, None)
     dtypes = dict.fromkeys(PARTS, dtype) if isinstance(dtype, torch.dtype) else dtype
-    transformer = _load_dit(dit_config, dit_weights, dtypes["transformer"])
+    transformer = load_dit(dit_config, dit_weights, dtypes["transformer"])
     vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
-    vae = _load_vae(vae_config, vae_weights, dtypes["vae"])
+    vae = load_vae(vae_config, vae_weights, dtypes["vae"])
     text_encoder, tokenizer = load_text(folder, dtypes["text_encoder"]) if text else (None, None)
     own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
     if dit_ckpt is not None:  # its own config says so, or it is the method
@@ -159,19 +162,33 @@ def _component_weights(
     path, source = Path(ckpt), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
-    part_folder = _part_folder(path, part, source, weights)
-    if (part_folder / "config.json").is_file():  # latent statistics and head counts leave no trace in the shapes
-        config = read_json(part_folder / "config.json")
-    return read_sharded_folder(part_folder, source), config
+    saved, own_config = read_saved_network(_part_folder(latest_checkpoint(path) or path, part, source, weights), source)
+    return saved, own_config or config
+
+
+def read_saved_network(folder: Path, source: str) -> tuple[StateDict, dict[str, Any]]:
+    """The tensors and the config of a network, as the library saved them; the config is empty where there is none.
+
+    Whatever reads a trained network does so here: inference, ``--init_from`` and exports.
+
+    Args:
+        source: the argument and folder, as errors shall name them.
+
+    Raises:
+        UserError: if files are missing or damaged.
+    """
+    # TODO(issue 5, item 6): where the folder holds a LoRA adapter, merge it into the weights it was trained on.
+    config = folder / "config.json"  # latent statistics and head counts leave no trace in the shapes
+    return read_sharded_folder(folder, source), read_json(config) if config.is_file() else {}
 
 
 def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
     """Where in a saved folder the weights of a part lie: a pipeline, a training checkpoint, or the part itself."""
-    averaged = path / f"{part}_ema"
+    averaged = path / averaged_name(part)
     if averaged.is_dir() and weights != "model":
         return averaged
     if weights == "ema":
-        raise MissingFileError(f"{source}: no {part}_ema folder in it; use --weights auto or model")
+        raise MissingFileError(f"{source}: no {averaged.name} folder in it; use --weights auto or model")
     for candidate in (path / part, path):
         if (candidate / SAFETENSORS_NAME).is_file() or (candidate / f"{SAFETENSORS_NAME}.index.json").is_file():
             return candidate
@@ -181,12 +198,14 @@ def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
     )
 
 
-def _load_dit(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
+def load_dit(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
+    """A DiT of ``config``, with direct video injection where the weights have it, holding exactly them."""
     config = dit.config_for_weights(config, weights.tensors, weights.source)
     return _build_strictly(WanTransformer3DModel, config, weights.tensors, weights.source, dtype)
 
 
-def _load_vae(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
+def load_vae(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
+    """A VAE of ``config``, with the output channels of the weights, holding exactly them."""
     tensors = weights.tensors
     if all(name.startswith(VAE_PREFIX) for name in tensors):
         tensors = {name.removeprefix(VAE_PREFIX): value for name, value in tensors.items()}
@@ -257,3 +276,9 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
     if absent:
         raise UserError(f"--wan_path {folder}: text_encoder lacks or misfits {_first(absent)}; download it again")
     return encoder.eval().requires_grad_(False), tokenizer
+
+
+if __name__ == "__main__":
+    from models.export import main  # it imports this module by its own name; of the copy here nothing else runs
+
+    main()

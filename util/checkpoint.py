@@ -118,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; download the folder again") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); download the file again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); restore it or download it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object, got a {type(content).__name__}")
     return content

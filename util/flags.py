@@ -36,7 +36,7 @@ def add_weight_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"Wan2.1-T2V-*-Diffusers folder, saved FlowRVS folder, or hub id of one; by default {DEFAULT_WAN_PATH}",
     )
-    group.add_argument("--dit_ckpt", metavar="PATH", help="DiT weights: .pth, .safetensors or a saved folder")
+    group.add_argument("--dit_ckpt", metavar="PATH", help="DiT weights: .pth, .safetensors, a run or a saved folder")
     group.add_argument("--vae_ckpt", metavar="PATH", help="tuned VAE weights; without them the stock decoder serves")
     group.add_argument(
         "--weights",
