@@ -66,10 +66,13 @@ def clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
     return ClipOptions(options.num_frames, box, options.sampling, augmentation, options.no_target_prob, options.seed)
 
 
-def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torch.device) -> None:
+def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torch.device, base: str = "") -> None:
     """Turns the pipeline's network into the one to train and moves what a step needs to the device.
 
     The pipeline holds the trained network itself, so that validation sees what is trained.
+
+    Args:
+        base: file or folder of the DiT's weights, which a checkpoint of adapters names.
     """
     if options.task == "mask_vae":
         vae = pipeline.vae if pipeline.vae.config.out_channels == 1 else with_mask_head(pipeline.vae)
@@ -82,7 +85,7 @@ def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torc
     dit = with_injection(pipeline.transformer) if options.use_dvi else pipeline.transformer
     pipeline.register_modules(transformer=dit.requires_grad_(True))
     if options.lora_rank:
-        add_lora(dit, options.lora_rank, options.seed)
+        add_lora(dit, options.lora_rank, options.seed, base)
     checkpoint_blocks(dit, options.checkpoint_every)
     if options.compile:
         dit.compile_repeated_blocks()
@@ -159,3 +162,9 @@ def trainer_options(options: argparse.Namespace, steps_per_epoch: int, device: t
         keep_last=options.keep_last,
         print_freq=options.print_freq,
     )
+
+
+def base_of(loaded: LoadedFlowRVS) -> str:
+    """The file or folder that the DiT's weights came from."""
+    first = loaded.files["transformer"][0].resolve()
+    return str(first.parent if first.suffix == ".safetensors" and (first.parent / "config.json").is_file() else first)

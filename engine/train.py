@@ -16,6 +16,7 @@ from datasets.registry import DatasetPaths, training_sources, validation_split
 from datasets.sampling import Batches
 from datasets.split import Split
 from engine.build import (
+    base_of,
     build_loader,
     build_task,
     clip_options,
@@ -71,7 +72,7 @@ def train(options: argparse.Namespace) -> None:
         _write_origin(run_dir, options)
     accelerator.wait_for_everyone()
     captions = _embed(options, loaded, clips, validated, accelerator)
-    prepare_network(options, pipeline, accelerator.device)
+    prepare_network(options, pipeline, accelerator.device, base_of(loaded))
     task = build_task(options, pipeline, captions if options.task == "flow" else None)
     batches = Batches(
         clips.items_of, clips.bucket_of, options.batch_size, options.seed,

@@ -18,13 +18,15 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models import dit, mask_vae
 from models.flowrvs import FlowRVS
+from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
-from util.checkpoint import SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
+from util.checkpoint import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
 from util.errors import MissingFileError, UserError
 from util.flags import DEFAULT_WAN_PATH
 from util.run_folder import averaged_name, latest_checkpoint
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 PIPELINE_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
+WEIGHT_FILES = (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)  # one of them is in a saved network
 VAE_PREFIX = "vae."  # the original saves its VAE inside a wrapper of that name
 MAX_LISTED_KEYS = 20  # per kind; a checkpoint of another model misfits in hundreds
 
@@ -177,9 +180,26 @@ def read_saved_network(folder: Path, source: str) -> tuple[StateDict, dict[str, 
     Raises:
         UserError: if files are missing or damaged.
     """
-    # TODO(issue 5, item 6): where the folder holds a LoRA adapter, merge it into the weights it was trained on.
-    config = folder / "config.json"  # latent statistics and head counts leave no trace in the shapes
-    return read_sharded_folder(folder, source), read_json(config) if config.is_file() else {}
+    file = folder / "config.json"  # latent statistics and head counts leave no trace in the shapes
+    config = read_json(file) if file.is_file() else {}
+    if (folder / ADAPTER_NAME).is_file():
+        base = config.pop(BASE_ENTRY, None)
+        config.pop(RANK_ENTRY, None)
+        return _read_adapted(folder, base, source), config
+    return read_sharded_folder(folder, source), config
+
+
+def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
+    """The weights of a run of adapters, merged into those it started from."""
+    if not base or not Path(base).exists():
+        raise MissingFileError(f"{source}: holds an adapter of {base}, which is not there; restore it")
+    place = Path(base)
+    below = (
+        read_saved_network(place, f"{source}: its base {base}")[0] if place.is_dir() else read_state_dict(place, base)
+    )
+    adapter = folder / ADAPTER_NAME
+    tensors = merge_adapter(below.tensors, load_file(adapter), source)
+    return StateDict(tensors, (adapter, *below.files), source)
 
 
 def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
@@ -190,7 +210,9 @@ def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
     if weights == "ema":
         raise MissingFileError(f"{source}: no {averaged.name} folder in it; use --weights auto or model")
     for candidate in (path / part, path):
-        if (candidate / SAFETENSORS_NAME).is_file() or (candidate / f"{SAFETENSORS_NAME}.index.json").is_file():
+        if any(
+            (candidate / name).is_file() for name in (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)
+        ):
             return candidate
     raise MissingFileError(
         f"{source}: neither it nor a '{part}' folder in it holds {SAFETENSORS_NAME} or its index; "
