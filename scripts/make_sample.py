@@ -16,8 +16,8 @@ from util.video import VideoWriter
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CLIP = ASSETS / "toy" / "sample.mp4"
-SEED, SIZE, FPS = (99, 6), 256, Fraction(4)  # nine frames, as the toy learned
-PROMPTS = ("the square that stays still", "the object moving up", "the blue square")
+SEED, SIZE, FPS = (99, 38), 256, Fraction(4)  # nine frames, as the toy learned
+PROMPTS = ("the green circle", "the triangle moving right", "the triangle that stays still")
 SHOWN_FRAMES = (0, 2, 4, 6, 8)
 
 

@@ -29,4 +29,4 @@ if [ $# -eq 0 ]; then
     weights+=(--dit_ckpt "$root/run/$(cat "$root/run/latest")")
 fi
 "$python" inference_demo.py --input_path assets/toy/sample.mp4 --output_dir output "${weights[@]}" \
-    --text_prompts "the square that stays still" "the square moving up" "the blue object"
+    --text_prompts "the green circle" "the triangle moving right"
