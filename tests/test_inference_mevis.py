@@ -166,7 +166,7 @@ def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metric
 
 def test_a_second_run_needs_no_text_encoder(root, toy_folder, monkeypatch):
     first = run(root, toy_folder, "out", "--videos", "a")
-    monkeypatch.setattr("engine.inference.load_text", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr("engine.captions.load_text", lambda *_: pytest.fail("loaded again"))
     assert run(root, toy_folder, "out", "--videos", "a") == first
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from tiny_training import CaptionTable
 from torch.nn.functional import interpolate
 
 import engine.reading
@@ -23,7 +24,6 @@ from engine.reading import VIDEOS_AHEAD, load_videos
 from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.work import VideoWork, work_to_do
-from models.text import CaptionTable
 from util.errors import UserError
 from util.images import read_palette
 from util.masks import unpack_masks, write_labels
@@ -40,7 +40,7 @@ def split(tmp_path):
 @pytest.fixture
 def captions(split, toy_pipeline):
     texts = [expression.caption for expression in split.expressions]
-    return CaptionTable(toy_pipeline.text_encoder, toy_pipeline.tokenizer, texts, 32)
+    return CaptionTable(toy_pipeline, texts)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_masks_are_those_of_a_call(run, toy_pipeline, split, tmp_path):
 
 def test_a_call_with_embeddings_equals_one_with_sentences(toy_pipeline):
     frames = np.random.default_rng(0).integers(0, 256, (5, 40, 72, 3), dtype=np.uint8)
-    table = CaptionTable(toy_pipeline.text_encoder, toy_pipeline.tokenizer, ["a dog", "a cat"], 32)
+    table = CaptionTable(toy_pipeline, ["a dog", "a cat"])
     result = toy_pipeline(frames, prompt_embeds=table.lookup(["a dog", "a cat"]))
     assert torch.equal(result.logits, toy_pipeline(frames, ["a dog", "a cat"]).logits)
 
