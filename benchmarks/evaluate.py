@@ -36,7 +36,7 @@ from datasets.mevis import MeViS
 from datasets.toy import Sentence, Video, make_video, write_split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
-from engine.run_folder import RunFolder
+from engine.evaluation_folder import EvaluationFolder
 from engine.segment import SegmentOptions
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.files import write_text_whole
@@ -124,7 +124,7 @@ def plain_boundary(mask: Masks) -> Masks:
 
 
 def our_evaluation(loaded: LoadedFlowRVS, split: MeViS, out: Path, prompt_batch: int, num_workers: int) -> None:
-    folder = RunFolder(out)
+    folder = EvaluationFolder(out)
     folder.path.mkdir()
     wanted = {expression.caption for expression in split.expressions}
     captions = embed_once(wanted, loaded, folder.captions, torch.device("cpu"), torch.float32)

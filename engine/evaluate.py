@@ -2,7 +2,7 @@
 
 Threads read the next video while the model has this one (``engine/reading.py``); worker processes write and score its
 masks while the model has the next (``engine/finish.py``). Each finished unit is recorded, so an evaluation that was
-stopped goes on (``engine/run_folder.py``), and processes take video after video, whoever is free (``claim``).
+stopped goes on (``engine/evaluation_folder.py``), and processes take video after video, whoever is free (``claim``).
 """
 
 import json
@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.split import Split
+from engine.evaluation_folder import EvaluationFolder
 from engine.finish import Place, Segmented, finish
 from engine.pack import merge_objects, pack_masks
 from engine.reading import LoadedVideo, load_videos
-from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.summary import summarise
 from engine.work import Part, VideoWork, object_number, work_to_do
@@ -32,7 +32,7 @@ def evaluate(
     pipeline: FlowRVS,
     split: Split,
     captions: Captions,
-    folder: RunFolder,
+    folder: EvaluationFolder,
     options: SegmentOptions,
     state: PartialState,
     *,
@@ -112,7 +112,7 @@ def _fitted_size(pipeline: FlowRVS, options: SegmentOptions, height: int, width:
 class _Progress:
     """Hands out videos, and shows on the main process how many masks were made: by all, once there are several."""
 
-    def __init__(self, todo: list[VideoWork], folder: RunFolder, state: PartialState) -> None:
+    def __init__(self, todo: list[VideoWork], folder: EvaluationFolder, state: PartialState) -> None:
         self.todo, self.folder = todo, folder
         self.is_shared = state.num_processes > 1
         self.mine: set[str] = set()

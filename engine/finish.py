@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.split import Split
-from engine.run_folder import RunFolder
+from engine.evaluation_folder import EvaluationFolder
 from util.errors import UserError
 from util.masks import unpack_masks, write_labels, write_mask
 from util.metrics import Score, score
@@ -26,7 +26,7 @@ from util.metrics import Score, score
 class Place:
     """Where masks go, and where their truth comes from."""
 
-    folder: RunFolder
+    folder: EvaluationFolder
     split: Split
 
 

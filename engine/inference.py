@@ -17,7 +17,7 @@ from datasets.selection import choose_videos
 from datasets.split import Split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
-from engine.run_folder import RunFolder
+from engine.evaluation_folder import EvaluationFolder
 from engine.segment import SegmentOptions
 from models.text_cache import text_identity
 from models.weights import LoadedFlowRVS, load_flowrvs
@@ -52,7 +52,7 @@ def run_inference(
     choose_videos(split, options.limit, options.videos)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype, text=False)
     how = SegmentOptions.from_flags(options)
-    folder = RunFolder(Path(options.output_dir))
+    folder = EvaluationFolder(Path(options.output_dir))
     with folder.alone() if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
             identity = run_identity(name, split, loaded, options.weights, how)
@@ -99,7 +99,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _report(folder: RunFolder, metrics: dict[str, Any] | None) -> None:
+def _report(folder: EvaluationFolder, metrics: dict[str, Any] | None) -> None:
     for kind, means in {**metrics.get("kinds", {}), "all": metrics}.items() if metrics else ():
         print(f"{kind:10s} J {means['J']:.4f}  F {means['F']:.4f}  J&F {means['J&F']:.4f}")
     print(f"Wrote {folder.annotations}" + (f" and {folder.path}/metrics.json" if metrics else ""))

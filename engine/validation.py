@@ -13,7 +13,7 @@ from datasets.selection import choose_videos
 from datasets.split import Split
 from engine.checkpoints import saved_parameters, write_network
 from engine.evaluate import evaluate
-from engine.run_folder import RunFolder
+from engine.evaluation_folder import EvaluationFolder
 from engine.segment import SegmentOptions
 from engine.steps import Task
 from models.flowrvs import FlowRVS
@@ -60,7 +60,7 @@ class Validator:
         Returns:
             J, F and J&F, and pictures of ``NUM_PICTURES`` sentences; on the main process, nothing on others.
         """
-        folder, state = RunFolder(self.run_dir / "validation"), PartialState()
+        folder, state = EvaluationFolder(self.run_dir / "validation"), PartialState()
         if state.is_main_process:
             folder.path.mkdir(exist_ok=True)
             folder.clear()  # of other weights
@@ -88,7 +88,7 @@ class Validator:
             write_text_whole(staging / BEST_FILE, json.dumps(means) + "\n")
             move_over(staging, self.run_dir / BEST)
 
-    def _pictures(self, folder: RunFolder) -> Iterator[tuple[str, Frame]]:
+    def _pictures(self, folder: EvaluationFolder) -> Iterator[tuple[str, Frame]]:
         """The middle frame of the first sentence of some videos: the truth on the left, the prediction on the right."""
         firsts = {expression.video: expression for expression in reversed(self.split.expressions)}
         for expression in list(firsts.values())[:NUM_PICTURES]:

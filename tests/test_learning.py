@@ -15,8 +15,8 @@ from datasets.source import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
 from engine.evaluate import evaluate
+from engine.evaluation_folder import EvaluationFolder
 from engine.latents import CachedLatents, collate_latents
-from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.steps import FlowTask
 from engine.trainer import Trainer, TrainerOptions
@@ -63,7 +63,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
     with trainer.average.in_model():
-        folder = RunFolder(tmp_path / "out")
+        folder = EvaluationFolder(tmp_path / "out")
         metrics = evaluate(pipeline, split, table, folder, SegmentOptions(), PartialState())
     assert len(metrics["units"]) == len(CAPTIONS)
     for unit in metrics["units"].values():

@@ -19,9 +19,9 @@ from datasets.mevis import MeViS
 from datasets.selection import choose_videos
 from datasets.split import Split
 from engine.evaluate import evaluate
+from engine.evaluation_folder import EvaluationFolder
 from engine.pack import merge_objects, pack_masks
 from engine.reading import VIDEOS_AHEAD, load_videos
-from engine.run_folder import RunFolder
 from engine.segment import SegmentOptions
 from engine.work import VideoWork, work_to_do
 from util.errors import UserError
@@ -60,7 +60,7 @@ def contents(folder, pattern="Annotations/**/*.png"):
 
 
 def test_masks_are_those_of_a_call(run, toy_pipeline, split, tmp_path):
-    folder = RunFolder(tmp_path / "out")
+    folder = EvaluationFolder(tmp_path / "out")
     run(folder)
     for video in ("a", "b"):
         expressions = [expression for expression in split.expressions if expression.video == video]
@@ -216,7 +216,7 @@ def test_no_more_videos_are_in_memory_than_one_and_those_ahead(monkeypatch):
 
 @pytest.mark.parametrize("obstacle", ["a file in the way", "a full disk"])
 def test_a_failure_to_write_names_the_place_and_what_is_done_stays(run, tmp_path, obstacle):
-    clean, folder = RunFolder(tmp_path / "clean"), RunFolder(tmp_path / "out")
+    clean, folder = EvaluationFolder(tmp_path / "clean"), EvaluationFolder(tmp_path / "out")
     metrics = run(clean, prompt_batch=1)
     if obstacle == "a file in the way":
         blocked = folder.annotations / "b" / "1"
@@ -239,7 +239,7 @@ def test_a_failure_to_write_names_the_place_and_what_is_done_stays(run, tmp_path
 
 
 def test_a_unit_without_a_whole_record_is_done_again(run, tmp_path):
-    folder = RunFolder(tmp_path / "out")
+    folder = EvaluationFolder(tmp_path / "out")
     metrics, masks = run(folder), contents(folder)
     (folder.path / "units" / "a" / "0.json").write_text('{"region_sim')
     (folder.path / "units" / "b" / "10.json").unlink()
@@ -250,14 +250,14 @@ def test_a_unit_without_a_whole_record_is_done_again(run, tmp_path):
 
 
 def test_nothing_is_segmented_where_all_is_done(run, tmp_path, monkeypatch, toy_pipeline):
-    folder = RunFolder(tmp_path / "out")
+    folder = EvaluationFolder(tmp_path / "out")
     metrics = run(folder)
     monkeypatch.setattr(type(toy_pipeline), "segment_batches", lambda *_, **__: pytest.fail("segmented again"))
     assert run(folder) == metrics
 
 
 def test_a_taken_video_is_left_to_who_took_it(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = EvaluationFolder(tmp_path)
     assert folder.claim("a")
     assert folder.claim("b")
     assert not folder.claim("a")
@@ -270,7 +270,7 @@ IDENTITY = {"options": {"threshold": 0.5, "seed": 0}, "weights": {"vae": "x" * 6
 
 
 def test_a_run_goes_on_in_its_own_folder_and_another_is_refused_by_what_differs(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = EvaluationFolder(tmp_path)
     folder.begin(IDENTITY, overwrite=False)
     folder.write_unit(Expression("v", "0", "a", ("0",), ()), None)
     folder.begin(IDENTITY, overwrite=False)
@@ -287,26 +287,26 @@ def test_a_run_goes_on_in_its_own_folder_and_another_is_refused_by_what_differs(
 def test_a_damaged_manifest_is_no_run_of_ours(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(UserError, match="holds another run"):
-        RunFolder(tmp_path).begin(IDENTITY, overwrite=False)
+        EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_masks_of_unknown_origin_are_refused_and_never_removed(tmp_path, overwrite):
     (tmp_path / "Annotations" / "v").mkdir(parents=True)
     with pytest.raises(UserError, match="unknown origin"):
-        RunFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
+        EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
     assert (tmp_path / "Annotations" / "v").is_dir()
 
 
 def test_two_evaluations_cannot_share_a_folder_at_a_time(tmp_path):
-    with RunFolder(tmp_path).alone(), pytest.raises(UserError, match="another evaluation is at work"):
-        with RunFolder(tmp_path).alone():
+    with EvaluationFolder(tmp_path).alone(), pytest.raises(UserError, match="another evaluation is at work"):
+        with EvaluationFolder(tmp_path).alone():
             pass
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), RunFolder(tmp_path / "file" / "out").alone():
+    with pytest.raises(UserError, match="cannot be written"), EvaluationFolder(tmp_path / "file" / "out").alone():
         pass
 
 

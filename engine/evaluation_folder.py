@@ -29,7 +29,7 @@ FORMAT = 1  # of the folder
 MAX_LISTED = 5  # differences that an error names
 
 
-class RunFolder:
+class EvaluationFolder:
     """A folder that holds one evaluation, finished or not.
 
     Args:

@@ -1,0 +1,91 @@
+"""Seconds of steps, peak memory and matrix products of a device; its name."""
+
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from util.device import select_dtype
+from util.parallel import num_cores
+
+
+def timed(steps: Iterator[object], num_steps: int, device: torch.device) -> tuple[list[float], list[float]]:
+    """Seconds of each step, on the wall and of all threads of this process.
+
+    A GPU marks the times itself, so that no step waits for being timed.
+    """
+    processor = [time.process_time()]
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        events: list[Any] = [_event()]
+        for _ in range(num_steps):
+            next(steps)
+            events.append(_event())
+            processor.append(time.process_time())
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1000 for a, b in pairwise(events)], [b - a for a, b in pairwise(processor)]
+    wall = [time.perf_counter()]
+    for _ in range(num_steps):
+        next(steps)
+        wall.append(time.perf_counter())
+        processor.append(time.process_time())
+    return [b - a for a, b in pairwise(wall)], [b - a for a, b in pairwise(processor)]
+
+
+def _event() -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def matmul_rate(side: int, device: torch.device) -> float:
+    """FLOP/s of a product of square matrices, the median of ten: bf16 on CUDA, float32 on a CPU."""
+    matrix = torch.randn(side, side, device=device, dtype=select_dtype("auto", device))
+
+    def products() -> Iterator[object]:
+        while True:
+            yield matrix @ matrix
+
+    seconds, _ = timed(products(), 13, device)
+    return 2 * side**3 / statistics.median(seconds[3:])
+
+
+class PeakMemory:
+    """Bytes held at the peak since ``reset``: on CUDA allocated ones, on a CPU resident ones beyond those at the start.
+
+    Linux alone counts resident memory in the way that this needs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_cuda = device.type == "cuda"
+        self.before = 0 if self.is_cuda else _resident("VmRSS")
+
+    def reset(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def read(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.is_cuda else _resident("VmHWM") - self.before
+
+
+def _resident(entry: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+
+
+def machine(device: torch.device) -> str:
+    """What a table names."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {num_cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
