@@ -62,12 +62,12 @@ class A2DSentences(Split):
     def source_size(self, expression: Expression) -> tuple[int, int]:
         return self._clips[expression.video][1]
 
-    def read_frames(
+    def iter_frames(
         self,
         expression: Expression,
         indices: list[int],
         at_least: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> list[Frame]:
+    ) -> Iterator[Frame]:
         file = self.frame_file(expression, 0)
         read: dict[int, Frame] = {}
         last: av.VideoFrame | None = None
@@ -86,7 +86,7 @@ class A2DSentences(Split):
         if last is None or (missing and count + HELD_FRAMES < len(expression.frames)):
             raise UserError(f"{file}: ends after {count} of {len(expression.frames)} frames; copy it again")
         read |= dict.fromkeys(missing, _rgb(last))
-        return [read[index] for index in indices]
+        yield from (read[index] for index in indices)
 
     def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         expression.check_annotated(indices)

@@ -56,25 +56,31 @@ class MeViS(Split):
 
     def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         order = self._order[expression.video]
-        union = np.zeros((len(indices), *size), np.uint8)
-        for annotation in expression.object_ids or ():
+        annotations = expression.object_ids or ()
+        for annotation in annotations:
             listed = self._store.num_masks(annotation) if annotation in self._store else None
             if listed != len(order):
                 raise MaskCountError(
                     f"{self._store.source}: annotation {annotation} of {expression.video} must list {len(order)} "
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
-            for row, index in enumerate(indices):
-                own_size = self._store.size(annotation, order[index])
-                if own_size not in (None, size):
-                    raise MaskSizeError(
-                        f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of "
-                        f"{expression.video} have {size}"
-                    )
-                mask = self._store.decode(annotation, order[index])
+        # Column by column, as run lengths are decoded.
+        union = np.empty((len(indices), size[1], size[0]), np.uint8).transpose(0, 2, 1)
+        for row, index in zip(union, indices, strict=True):
+            row[...] = 0
+            for annotation in annotations:
+                mask = self._mask(annotation, order[index], size, expression.video)
                 if mask is not None:
-                    union[row] |= mask
+                    row |= mask
         return union.view(bool)
+
+    def _mask(self, annotation: str, position: int, size: tuple[int, int], video: str) -> NDArray[np.uint8] | None:
+        own_size = self._store.size(annotation, position)
+        if own_size not in (None, size):
+            raise MaskSizeError(
+                f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of {video} have {size}"
+            )
+        return self._store.decode(annotation, position)
 
 
 def _targets(fields: Any, place: str) -> tuple[str, ...] | None:

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,6 +28,7 @@ from datasets.transforms import (
     jitter,
     mirrored_caption,
     recentred,
+    to_mask_values,
     to_values,
 )
 
@@ -110,14 +110,15 @@ class ReferringClips(Dataset[Clip]):
         size = self.source_size(item)
         source_masks = self._source_masks(item, indices, size)
         geometry, was_recentred = self._geometry(key, item, source_masks)
-        frames = geometry.move_frames(source.split.read_frames(expression, indices, geometry.decoded_size(size)), size)
+        files = source.split.iter_frames(expression, indices, geometry.decoded_size(size))
+        frames = geometry.move_frames(files, len(indices), size)
         masks = geometry.move_masks(source_masks, size)
         frames, masks = self._change_pixels(key, source.form, frames, masks)
         caption = mirrored_caption(expression.caption) if geometry.is_mirrored else expression.caption
         assert caption is not None, "a clip whose caption has no mirror image is not mirrored"
         return Clip(
             frames=to_values(frames),
-            masks=torch.from_numpy(np.ascontiguousarray(masks))[:, None].float(),
+            masks=to_mask_values(masks),
             caption=caption,
             key=expression.key,
             frame_indices=tuple(indices) if len(indices) == len(frames) else tuple(indices) * len(frames),
@@ -155,15 +156,14 @@ class ReferringClips(Dataset[Clip]):
     def fixed_frames(self, item: Item) -> Tensor:
         """The whole of those frames, [T, 3, h, w] in [-1, 1]."""
         geometry, size = self._whole(item)
-        split = self.sources[item.source].split
-        frames = split.read_frames(item.expression, self.fixed_indices(item), geometry.decoded_size(size))
-        return to_values(geometry.move_frames(frames, size))
+        indices = self.fixed_indices(item)
+        files = self.sources[item.source].split.iter_frames(item.expression, indices, geometry.decoded_size(size))
+        return to_values(geometry.move_frames(files, len(indices), size))
 
     def fixed_masks(self, item: Item) -> Tensor:
         """The masks of those frames, [T, 1, h, w] in {0, 1}."""
         geometry, size = self._whole(item)
-        masks = geometry.move_masks(self._source_masks(item, self.fixed_indices(item), size), size)
-        return torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
+        return to_mask_values(geometry.move_masks(self._source_masks(item, self.fixed_indices(item), size), size))
 
     def _whole(self, item: Item) -> tuple[Geometry, tuple[int, int]]:
         size = self.source_size(item)

@@ -1,9 +1,10 @@
 """What the reader of a dataset answers: which expressions there are, and their frames and masks. Free of torch."""
 
 import functools
+import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,10 +72,10 @@ class Split(ABC):
         """
         return image_size(self.present(self.frame_file(expression, 0)))
 
-    def read_frames(
+    def iter_frames(
         self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
-    ) -> list[Frame]:
-        """The frames at some positions, each [H, W, 3] uint8 RGB, of one size.
+    ) -> Iterator[Frame]:
+        """The frames at some positions, each [H, W, 3] uint8 RGB, of one size; read one by one.
 
         Args:
             at_least: (height, width) in pixels: files may be decoded at a reduced scale that is not below it.
@@ -82,18 +83,23 @@ class Split(ABC):
         Raises:
             UserError: if one is missing, damaged or of another size than the first.
         """
-        read: dict[int, Frame] = {}
-        for index in indices:  # the last frame of a short video comes several times
-            if index not in read:
-                read[index] = read_image(self.present(self.frame_file(expression, index)), at_least)
-        first = read[indices[0]]
-        for index, frame in read.items():
-            if frame.shape != first.shape:
+        first: tuple[int, ...] | None = None
+        for index, repeats in itertools.groupby(indices):  # the last frame of a short video comes several times
+            file = self.present(self.frame_file(expression, index))
+            frame = read_image(file, at_least)
+            first = first or frame.shape
+            if frame.shape != first:
                 raise UserError(
-                    f"{self.frame_file(expression, index)}: frames of a video must share one size, got "
-                    f"{frame.shape[1]} x {frame.shape[0]} after {first.shape[1]} x {first.shape[0]}; replace the file"
+                    f"{file}: frames of a video must share one size, got {frame.shape[1]} x {frame.shape[0]} after "
+                    f"{first[1]} x {first[0]}; replace the file"
                 )
-        return [read[index] for index in indices]
+            yield from (frame for _ in repeats)
+
+    def read_frames(
+        self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
+    ) -> list[Frame]:
+        """All frames of ``iter_frames``."""
+        return list(self.iter_frames(expression, indices, at_least))
 
     def present(self, file: Path) -> Path:
         """``file`` itself.

@@ -6,7 +6,7 @@ Sizes are shares of the source, so that the same draws serve any model's box: th
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.clip import empty_to_send
 from util.frames import Frame, fit_size
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -27,6 +28,7 @@ SHORT_SIDES = (400, 500, 600)  # to which the source is resized before it is cro
 CROP_SIDES = (384, 600)
 # Width over height of crops. Few, so that crops of one size meet in a batch; the nearest to the drawn one is taken.
 CROP_ASPECTS = (2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
+VALUES = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)  # of the pixels' levels
 ALIGNMENT = 8  # of crops, in source pixels: a JPEG decoded at 1/2, 1/4 or 1/8 is cropped at the same place
 
 
@@ -97,22 +99,23 @@ class Geometry:
             math.ceil(source[1] * self.size[1] / self.width),
         )
 
-    def move_frames(self, frames: Sequence[Frame], source: Size) -> Tensor:
-        """T frames [H, W, 3], decoded at ``source`` size or a reduced one, to [T, 3, h, w] uint8."""
-        pixels = torch.cat([self._resized(self._cropped(frame, source)) for frame in frames])
+    def move_frames(self, frames: Iterable[Frame], num_frames: int, source: Size) -> Tensor:
+        """T frames [H, W, 3], decoded at ``source`` size or a reduced one, to [T, 3, h, w] uint8; taken one by one."""
+        pixels = torch.empty(num_frames, 3, *self.size, dtype=torch.uint8)
+        for moved, frame in zip(pixels, frames, strict=True):
+            moved.copy_(self._resized(self._cropped(frame, source))[0])
         return pixels.flip(-1) if self.is_mirrored else pixels
 
     def move_masks(self, masks: NDArray[np.bool_], source: Size) -> NDArray[np.bool_]:
         """[T, H, W] at ``source`` size to [T, h, w], each pixel the nearest one's."""
+        moved = np.stack([self._nearest(self._cropped(mask, source).view(np.uint8)) for mask in masks]).view(bool)
+        return moved[..., ::-1] if self.is_mirrored else moved
+
+    def _nearest(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = self.size
-        moved = [
-            cv2.resize(
-                self._cropped(mask, source).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-            )
-            for mask in masks
-        ]
-        stacked = np.stack(moved).view(bool)
-        return stacked[..., ::-1] if self.is_mirrored else stacked
+        if mask.strides[0] < mask.strides[1]:  # column by column, as run lengths come: so it stays until it is small
+            return cv2.resize(mask.T, (height, width), interpolation=cv2.INTER_NEAREST_EXACT).T
+        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
     def shows(self, masks: NDArray[np.bool_]) -> bool:
         """Whether any object pixel of [T, H, W] masks lies in the crop."""
@@ -271,6 +274,15 @@ def to_values(frames: Tensor) -> Tensor:
     The axes lie in memory as a batch has them, channels first: stacking then copies nothing.
     """
     num_frames, channels, height, width = frames.shape
-    values = torch.empty(channels, num_frames, height, width)
-    values.transpose(0, 1).copy_(frames)
-    return values.div_(127.5).sub_(1).transpose(0, 1)
+    values = empty_to_send(channels, num_frames, height, width)
+    for channel in range(channels):
+        for frame in range(num_frames):
+            cv2.LUT(frames[frame, channel].numpy(), VALUES, dst=values[channel, frame].numpy())
+    return values.transpose(0, 1)
+
+
+def to_mask_values(masks: NDArray[np.bool_]) -> Tensor:
+    """[T, h, w] to float32 [T, 1, h, w] in {0, 1}."""
+    values = empty_to_send(len(masks), 1, *masks.shape[1:])
+    values[:, 0].copy_(torch.from_numpy(np.ascontiguousarray(masks)))
+    return values

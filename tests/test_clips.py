@@ -63,7 +63,7 @@ class MarkedSplit(Split):
             masks[row, top : top + height // 5, left : left + width // 6] = True
         return masks
 
-    def read_frames(self, expression, indices, at_least=None):
+    def iter_frames(self, expression, indices, at_least=None):
         return [
             np.repeat(np.where(mask, 250, 20).astype(np.uint8)[..., None], 3, axis=2)
             for mask in self.masks(expression, indices, self.source_size(expression))
@@ -185,7 +185,7 @@ def test_a_reduced_decode_shows_the_same_place(source, tmp_path):
         geometry = draw_geometry(draw, draw_shape(draw, source, Box(240, 416, 16), 0.7), source, is_mirrored=False)
         small, full = read_image(file, geometry.decoded_size(source)), read_image(file)
         reductions.add(round(source[0] / small.shape[0]))
-        moved = [geometry.move_frames([frame], source).float() for frame in (small, full)]
+        moved = [geometry.move_frames([frame], 1, source).float() for frame in (small, full)]
         # Of 255; an odd side is rounded up by the decoder, half a source pixel.
         assert (moved[0] - moved[1]).abs().mean() < (1.0 if source[0] % 8 == source[1] % 8 == 0 else 2.0)
     assert max(reductions) > 1
@@ -193,7 +193,7 @@ def test_a_reduced_decode_shows_the_same_place(source, tmp_path):
 
 def test_the_training_resize_equals_pillows_within_a_level():
     frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
-    ours = Geometry(0, 0, 90, 160, (48, 80), is_mirrored=False).move_frames([frame], (90, 160))[0].permute(1, 2, 0)
+    ours = Geometry(0, 0, 90, 160, (48, 80), is_mirrored=False).move_frames([frame], 1, (90, 160))[0].permute(1, 2, 0)
     from PIL import Image  # noqa: PLC0415
 
     theirs = np.asarray(Image.fromarray(frame).resize((80, 48), Image.Resampling.BILINEAR)).astype(int)

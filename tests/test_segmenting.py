@@ -149,7 +149,7 @@ class Fake(Split):
     def source_size(self, expression):
         return (8, 8)
 
-    def read_frames(self, expression, indices, at_least=None):
+    def iter_frames(self, expression, indices, at_least=None):
         return [np.zeros((8, 8, 3), np.uint8) for _ in indices]
 
 

@@ -37,12 +37,12 @@ def read_image(file: Path, at_least: tuple[int, int] | None = None) -> Frame:
         raise UserError(f"{file}: no image or damaged ({error}); replace or remove it") from None
     # OpenCV is the faster decoder but fills a cut JPEG with grey: one without its end goes to Pillow, which complains.
     if data[:3] == JPEG_START and JPEG_END in data[-64:]:
-        flag = cv2.IMREAD_COLOR
+        flag = cv2.IMREAD_COLOR_RGB
         if at_least is not None:
             flag = _reduction(image_size(file), at_least)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if picture is not None:
-            return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            return picture if flag == cv2.IMREAD_COLOR_RGB else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     return _read_with_pillow(file)
 
 
@@ -112,7 +112,7 @@ def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     for factor, flag in JPEG_REDUCTIONS.items():
         if size[0] // factor >= at_least[0] and size[1] // factor >= at_least[1]:
             return flag
-    return cv2.IMREAD_COLOR
+    return cv2.IMREAD_COLOR_RGB
 
 
 def _read_with_pillow(file: Path) -> Frame:
