@@ -71,7 +71,7 @@ class MeViS(Split):
             for annotation in annotations:
                 mask = self._mask(annotation, order[index], size, expression.video)
                 if mask is not None:
-                    row |= mask
+                    np.bitwise_or(row, mask, out=row)
         return union.view(bool)
 
     def _mask(self, annotation: str, position: int, size: tuple[int, int], video: str) -> NDArray[np.uint8] | None:
