@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from mini_datasets import write_refcoco, write_ytvos
 from mini_mevis import write as write_mevis
@@ -12,6 +13,8 @@ from test_real_sizes import BIG_DIT, DIT, TEXT, VAE
 
 import main
 from datasets.toy import write_toy_mevis
+from engine.train import _start_processes
+from util.errors import UserError
 
 CONFIGS = Path(main.__file__).parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -159,3 +162,13 @@ def test_numbers_of_processes_that_torchrun_did_not_set_are_errors(dry, monkeypa
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(SystemExit, match="WORLD_SIZE 2: is set, but not by torchrun"):
         main.main(["--device", "cpu"])
+
+
+def test_more_processes_than_gpus_and_one_gpu_for_several_processes_are_errors(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"--nproc_per_node: .* got process 3 on a machine that shows 2; start fewer"):
+        _start_processes(main.build_parser().parse_args([]), torch.device("cuda"))
+    with pytest.raises(SystemExit, match=r"--device cuda:1: names one GPU, and torchrun started 4 processes"):
+        main.main(["--device", "cuda:1"])
