@@ -50,7 +50,7 @@ def build_parser() -> OptionParser:
     parser.add_argument(
         "--init_from", metavar="PATH", help="start a new run from weights: a run, a saved pipeline or a weight file"
     )
-    parser.add_flag("--dry_run", default=False, help="check options and data, print steps and memory, and end")
+    parser.add_flag("--dry_run", default=False, help="check options and data, print steps and GPU memory, and end")
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int_in(0, MAX_SEED), default=42, help="of every draw")
     add_weight_flags(parser)
@@ -71,8 +71,15 @@ def _add_data_flags(parser: OptionParser) -> None:
         help="several datasets instead, each with how often an epoch visits its items: mevis=1 ytvos=0.5",
     )  # fmt: skip
     group.add_argument("--num_frames", type=int_in(1), default=17, help="frames per clip, 4n+1")
-    group.add_argument("--reso_h", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="short side of clips")
-    group.add_argument("--reso_w", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="longest side of clips")
+    group.add_argument(
+        "--reso_h", type=int_in(MIN_BOX, MAX_BOX), metavar="PIXELS", help="short side of clips; by default the model's"
+    )
+    group.add_argument(
+        "--reso_w",
+        type=int_in(MIN_BOX, MAX_BOX),
+        metavar="PIXELS",
+        help="longest side of clips; by default the model's",
+    )
     group.add_argument("--sampling", choices=SAMPLINGS, default="sparse", help="how frames are chosen")
     parser.add_flag("--augm_resize", default=True, help="crop every second clip")
     group.add_argument("--flip_prob", type=float_in(0, 1), default=0.5, help="mirror clips, left and right swapped")
@@ -133,7 +140,7 @@ def _add_frugality_flags(parser: OptionParser) -> None:
         help="recompute the activations of every n-th block in the backward pass; 0 keeps all",
     )  # fmt: skip
     parser.add_flag("--compile", default=False, help="compile the blocks of the DiT; minutes at the start")
-    parser.add_flag("--fsdp", default=False, help="shard weights, gradients and moments over the GPUs, for larger Wans")
+    parser.add_flag("--fsdp", default=False, help="shard weights, gradients and moments over torchrun's GPUs")
     group.add_argument(
         "--ema_device", choices=("cpu", "cuda"), help="where the average lives; by default with the weights"
     )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches
+from datasets.source import Source
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.latents import CachedLatents, collate_latents
 from engine.sharding import shard_network
@@ -36,9 +37,6 @@ def load_weights(options: argparse.Namespace, device: torch.device) -> LoadedFlo
     """
     dit_ckpt, vae_ckpt = options.dit_ckpt, options.vae_ckpt
     if options.init_from:
-        replaced = "dit_ckpt" if options.task == "flow" else "vae_ckpt"
-        if getattr(options, replaced):
-            raise UserError(f"--init_from and --{replaced}: both name the weights to start from; give one of them")
         if options.task == "flow":
             dit_ckpt = options.init_from
         else:
@@ -64,6 +62,21 @@ def clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
     pipeline.fitted_size(*sides, *sides)  # refuses a box smaller than a token
     box = Box(min(sides), max(sides), math.lcm(*pipeline.size_multiple))
     return ClipOptions(options.num_frames, box, options.sampling, augmentation, options.no_target_prob, options.seed)
+
+
+def training_clips(options: argparse.Namespace, sources: list[Source], pipeline: FlowRVS) -> ReferringClips:
+    """The clips to train on.
+
+    Raises:
+        UserError: if there are none, or the options do not fit them.
+    """
+    if options.task == "flow" and options.latent_cache and len(sources) > 1:
+        raise UserError("--latent_cache: belongs to one dataset; leave it out, or train on one")
+    clips = ReferringClips(sources, clip_options(options, pipeline))
+    if len(clips.items_of(0)) == 0:
+        names = ", ".join(source.name for source in sources)
+        raise UserError(f"--dataset_file: {names} holds no clip to train on; look at the folder and weights")
+    return clips
 
 
 def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torch.device, base: str = "") -> None:
@@ -125,8 +138,6 @@ def build_loader(
 ) -> DataLoader[Any]:
     """This process's batches, of pictures or of cached latents, which are computed now if they are not there."""
     if options.task == "flow" and options.latent_cache:
-        if len(clips.sources) > 1:
-            raise UserError("--latent_cache: belongs to one dataset; leave it out, or train on one")
         data = str(clips.sources[0].split.root.resolve())
         identity = {"vae": sha256_of(loaded.files["vae"]), "data": data}
         cached = CachedLatents(Path(options.latent_cache), clips, identity)

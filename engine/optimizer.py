@@ -1,6 +1,7 @@
 """The optimizers: which weights decay, and AdamW for float32 or bfloat16 weights or with 8-bit moments."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ from util.errors import UserError
 OPTIMIZERS = ("adamw", "adamw8bit")
 EXEMPT_NAMES = ("norm", "embed", "scale_shift_table")
 MOMENTS = ("exp_avg", "exp_avg_sq")
+TORCHAO = "torchao.optim"
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -59,6 +61,19 @@ def build_optimizer(
     if has_bfloat16:
         return StochasticAdamW(groups, lr=lr, betas=betas, seed=seed)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+def check_optimizer(name: str, is_bfloat16: bool) -> None:
+    """Refuses an optimizer whose package is absent, before any work.
+
+    Args:
+        is_bfloat16: whether the weights will be.
+
+    Raises:
+        UserError: if ``build_optimizer`` could not build it.
+    """
+    if name == "adamw8bit":
+        _adamw8bit_package(is_bfloat16)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
@@ -169,11 +184,10 @@ def _mixed_seed(*numbers: int) -> int:
 
 
 def _adamw8bit(groups: list[dict[str, Any]], has_bfloat16: bool, seed: int, **options: Any) -> Optimizer:
-    try:
-        torchao = import_module("torchao.optim")
-    except ImportError:
-        return _bitsandbytes_adamw(groups, has_bfloat16, **options)
-    optimizer: Optimizer = torchao.AdamW8bit(groups, bf16_stochastic_round=has_bfloat16, **options)
+    package = _adamw8bit_package(has_bfloat16)
+    if package.__name__ != TORCHAO:
+        return package.AdamW8bit(groups, **options)
+    optimizer: Optimizer = package.AdamW8bit(groups, bf16_stochastic_round=has_bfloat16, **options)
 
     def seed_step(optimizer: Optimizer, *_: Any) -> None:
         done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
@@ -184,7 +198,10 @@ def _adamw8bit(groups: list[dict[str, Any]], has_bfloat16: bool, seed: int, **op
     return optimizer
 
 
-def _bitsandbytes_adamw(groups: list[dict[str, Any]], has_bfloat16: bool, **options: Any) -> Optimizer:
+def _adamw8bit_package(has_bfloat16: bool) -> Any:
+    """torchao's or bitsandbytes' module of optimizers."""
+    with suppress(ImportError):
+        return import_module(TORCHAO)
     try:
         bitsandbytes = import_module("bitsandbytes.optim")
     except ImportError:
@@ -196,4 +213,4 @@ def _bitsandbytes_adamw(groups: list[dict[str, Any]], has_bfloat16: bool, **opti
             "--optimizer adamw8bit must round bfloat16 weights stochastically, got bitsandbytes, which cannot; "
             "pip install torchao, or use --optimizer adamw"
         )
-    return bitsandbytes.AdamW8bit(groups, **options)
+    return bitsandbytes

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from datetime import timedelta
 from importlib.metadata import version
@@ -19,14 +20,15 @@ from engine.build import (
     base_of,
     build_loader,
     build_task,
-    clip_options,
     load_weights,
     prepare_network,
     trainer_options,
+    training_clips,
 )
 from engine.captions import embed_once
 from engine.checkpoints import find_checkpoint
 from engine.dry_run import dry_run
+from engine.optimizer import check_optimizer
 from engine.trackers import check_tracker, log_pictures, start_tracker
 from engine.trainer import Trainer
 from engine.validation import Validator, validation_part
@@ -49,24 +51,22 @@ def train(options: argparse.Namespace) -> None:
     """
     names = dict(options.mixture or [(options.dataset_file, 1.0)])
     paths = DatasetPaths.from_flags(options)
-    if options.dry_run:
-        _check(options, torch.device("cuda"))
-        dry_run(options, training_sources(names, paths))
-        return
-    device = select_device(options.device)
-    _check(options, device)
+    device = torch.device("cuda") if options.dry_run else select_device(options.device)
+    num_processes = _count_processes(options.dry_run)
+    _check(options, device, num_processes)
     run_dir = Path(options.output_dir)
     checkpoint = find_checkpoint(options.resume, run_dir) if options.resume else None
     if options.resume is None and (run_dir / LATEST).exists():
         raise UserError(f"--output_dir {run_dir}: holds a run; go on with --resume auto, or give another folder")
-    accelerator = _start_processes(options, device)
     sources = training_sources(names, paths)
     validated = validation_part(validation_split(names, paths)) if options.eval_steps else None
+    if options.dry_run:
+        dry_run(options, sources, num_processes)
+        return
+    accelerator = _start_processes(options, device)
     loaded = load_weights(options, accelerator.device)
     pipeline = loaded.pipeline
-    clips = ReferringClips(sources, clip_options(options, pipeline))
-    if len(clips.items_of(0)) == 0:
-        raise UserError(f"--dataset_file: {', '.join(names)} holds no clip to train on; look at the folder and weights")
+    clips = training_clips(options, sources, pipeline)
     if accelerator.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
         _write_origin(run_dir, options)
@@ -98,10 +98,28 @@ def train(options: argparse.Namespace) -> None:
     _end(trainer)
 
 
-def _check(options: argparse.Namespace, device: torch.device) -> None:
+def _count_processes(is_dry_run: bool) -> int:
+    """How many processes torchrun started; for a dry run WORLD_SIZE may be set by hand."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"WORLD_SIZE: must be the number of processes, got '{text}'; unset it, or start with torchrun")
+    if int(text) > 1 and not is_dry_run and "LOCAL_RANK" not in os.environ:
+        raise UserError(f"WORLD_SIZE {text}: is set, but not by torchrun; unset it, or start with torchrun")
+    return int(text)
+
+
+def _check(options: argparse.Namespace, device: torch.device, num_processes: int) -> None:
     """Refuses options that cannot work together, before anything is read."""
     check_num_frames(options.num_frames)
     check_tracker(options.report_to)
+    check_optimizer(options.optimizer, options.weights_dtype == "bf16")
+    replaced = "dit_ckpt" if options.task == "flow" else "vae_ckpt"
+    if options.init_from and getattr(options, replaced):
+        raise UserError(f"--init_from and --{replaced}: both name the weights to start from; give one of them")
+    if device.index is not None and num_processes > 1:
+        raise UserError(
+            f"--device {device}: names one GPU, and torchrun started {num_processes} processes; use --device cuda"
+        )
     sharding_conflicts = {
         "--device": device.type != "cuda",
         "--task mask_vae": options.task == "mask_vae",
@@ -117,6 +135,11 @@ def _check(options: argparse.Namespace, device: torch.device) -> None:
             f"--fsdp: trains float32 weights of the whole DiT on several GPUs, without validation; got {conflicts[0]}: "
             "leave one of the two out"
         )
+    if options.fsdp and num_processes == 1:
+        raise UserError(
+            "--fsdp: shards over several processes, got one; start with torchrun --nproc_per_node=N, a dry run with "
+            "WORLD_SIZE=N before the command"
+        )
     if options.lora_rank and options.task == "mask_vae":
         raise UserError("--lora_rank: adapts the DiT, and --task mask_vae trains the decoder; leave it out")
     if options.ema_device == "cuda" and device.type != "cuda":
@@ -125,6 +148,14 @@ def _check(options: argparse.Namespace, device: torch.device) -> None:
 
 def _start_processes(options: argparse.Namespace, device: torch.device) -> Accelerator:
     """This process's place among those that torchrun started; alone where it did not."""
+    if device.type == "cuda":
+        local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= num_gpus:
+            raise UserError(
+                f"--nproc_per_node: each process needs a GPU of its own, got process {local_rank + 1} on a machine "
+                f"that shows {num_gpus}; start fewer"
+            )
+        torch.cuda.set_device(device.index or local_rank)  # accelerate takes the current one
     return Accelerator(
         cpu=device.type == "cpu",
         gradient_accumulation_steps=options.accumulate,

@@ -44,7 +44,9 @@ def with_mask_head(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
         weights[name] = weights[name].unflatten(0, (3, -1)).mean(dim=0)
     out_channels = len(weights["decoder.conv_out.bias"])
-    tuned = AutoencoderKLWan.from_config({**vae.config, "out_channels": out_channels})
+    # Without the library's list of entries left at their defaults: from_config would set these back, out_channels too.
+    config = {name: value for name, value in vae.config.items() if name != "_use_default_values"}
+    tuned = AutoencoderKLWan.from_config({**config, "out_channels": out_channels})
     tuned.load_state_dict(weights)
     use_channels_last(tuned)
     return tuned.to(vae.device, vae.dtype).eval()

@@ -119,7 +119,7 @@ def test_two_processes_with_batch_1_make_the_steps_of_one_with_batch_2(command, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_the_step_and_resuming_loses_none(command, tmp_path, num_processes, number):
     if num_processes == 2 and number == signal.SIGUSR1:
-        pytest.skip("torchrun forwards SIGUSR1 only where told to: scripts/slurm_train.sh")
+        pytest.skip("torchrun forwards SIGUSR1 only where told to: tests/test_slurm.py")
     run_dir = tmp_path / "run"
     arguments = command(run_dir, "--resume", "auto", "--save_steps", "1000", num_processes=num_processes)
     process = subprocess.Popen(arguments, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True)

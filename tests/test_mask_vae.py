@@ -152,3 +152,9 @@ def test_logits_are_resized_before_the_threshold():
 def test_threshold_is_on_the_sigmoid(threshold):
     logits = torch.linspace(-1, 1, 100).view(1, 1, -1)  # none within rounding of a threshold
     assert (logits_to_masks(logits, threshold) == (torch.sigmoid(logits) > threshold).numpy()).all()
+
+
+def test_a_vae_whose_published_config_leaves_out_channels_out_gets_a_mask_head():
+    options = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [False]}
+    tuned = with_mask_head(AutoencoderKLWan.from_config(options))
+    assert tuned.decoder.conv_out.out_channels == tuned.config.out_channels == 1

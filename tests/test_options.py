@@ -233,3 +233,12 @@ def test_exclusive_float_in_refuses_its_ends(text):
     assert float_in(0, 1)(text) == float(text)
     with pytest.raises(Exception, match="both excluded"):
         float_in(0, 1, exclusive=True)(text)
+
+
+def test_help_shows_defaults_but_no_none():
+    parser = OptionParser(prog="x")
+    parser.add_argument("--size", default=7, help="in pixels")
+    parser.add_argument("--place", help="by default here")
+    shown = parser.format_help()
+    assert "in pixels (default: 7)" in shown
+    assert "None" not in shown

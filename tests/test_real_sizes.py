@@ -17,6 +17,8 @@ DIT = {
     "in_channels": 16, "num_attention_heads": 12, "num_layers": 30, "out_channels": 16, "patch_size": [1, 2, 2],
     "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024, "text_dim": 4096,
 }  # fmt: skip
+# Wan2.1-T2V-14B-Diffusers differs in these alone.
+BIG_DIT = DIT | {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}
 VAE = {
     "base_dim": 96,
     "dim_mult": [1, 2, 4, 4],
@@ -83,7 +85,7 @@ def test_one_step_segments_480_by_832_by_17_in_shape(real_pipeline):
 def test_a_wan_of_another_size_and_a_vae_of_other_strides_fit_the_same_code(toy_pipeline):
     """Wan2.1-14B's DiT, and the 16-stride, 48-channel VAE of Wan2.2 with a mask head of one channel per patch pixel."""
     with torch.device("meta"):
-        big = DIT | {"num_attention_heads": 40, "num_layers": 1, "ffn_dim": 13824}
+        big = BIG_DIT | {"num_layers": 1}
         text = UMT5EncoderModel(UMT5Config(**TEXT | {"num_layers": 1}))
         pipeline = FlowRVS(WanTransformer3DModel(**big), AutoencoderKLWan(**VAE), text, toy_pipeline.tokenizer)
         assert pipeline.size_multiple == (16, 16)

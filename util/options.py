@@ -48,6 +48,13 @@ def _range_words(low: float, high: float | None, exclusive: bool = False) -> str
     return f"between {low:g} and {high:g}" + (", both excluded" if exclusive else "")
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except None: there the help itself says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class OptionParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` with real booleans, ``--config file.yaml`` and helpful errors.
 
@@ -62,7 +69,7 @@ class OptionParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, removed: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         # No abbreviations: a flag added later would change what an old command means.
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, **kwargs)
         self.removed = dict(removed or {})
         self.add_argument("--config", default=None, metavar="FILE", help="YAML file of defaults, one flag a key")
