@@ -50,6 +50,7 @@ def home(tmp_path_factory):
     write_wan(root / "Wan2.1-T2V-1.3B-Diffusers", DIT)
     write_wan(root / "Wan2.1-T2V-14B-Diffusers", BIG_DIT)
     write_wan(root / "runs/toy-wan", DIT)
+    (root / "assets").symlink_to(CONFIGS.parent / "assets")
     write_mevis(root / "datasets/MeViS", "train")
     write_mevis(root / "datasets/MeViS", "valid_u")
     write_ytvos(root / "datasets/refer_youtube_vos")
