@@ -75,7 +75,6 @@ def score_folder(
 
 def write_metrics(out: Path, metrics: dict[str, Any], expressions: list[Expression]) -> None:
     """Writes ``metrics.json``, and one line per expression as ``metrics.csv``, or per object where there is none."""
-    out.mkdir(parents=True, exist_ok=True)
     write_text_whole(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     units: dict[str, Values] = metrics.get("units") or metrics["objects"]
     known = {"/".join(expression.key): expression for expression in expressions}

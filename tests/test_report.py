@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from pathlib import Path
 
 import cv2
 import mini_datasets
@@ -17,6 +18,7 @@ from engine.comparison import compare
 from engine.prediction_folder import PredictionFolder
 from engine.report import write_report
 from util.bootstrap import paired_interval
+from util.errors import UserError
 
 NAMES = sorted(mini_mevis.FRAMES)
 
@@ -151,9 +153,14 @@ def test_runs_on_other_expressions_are_not_compared(tmp_path, data):
     with pytest.raises(SystemExit) as caught:
         run(tmp_path, "good", "--compare", str(part / "metrics.json"))
     assert "a/0, a/1 in one of the two alone" in caught.value.code
+    assert not (tmp_path / "scores-good").exists()  # found before scoring
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"J": 1}', '{"units": {"a/0": 1}}'])
+NO_METRICS = [None, "{", "[]", '{"J": 1}', '{"units": []}', '{"units": {"a/0": 1}}']
+NO_METRICS += [f'{{"units": {{"a/0": {{"J": {value}}}}}}}' for value in ('"high"', "NaN", "true", "null")]
+
+
+@pytest.mark.parametrize("content", NO_METRICS)
 def test_what_is_no_metrics_file_is_refused_before_scoring(tmp_path, data, content):
     file = tmp_path / "other.json"
     if content:
@@ -162,6 +169,11 @@ def test_what_is_no_metrics_file_is_refused_before_scoring(tmp_path, data, conte
         run(tmp_path, "good", "--compare", str(file))
     assert str(file) in caught.value.code
     assert not (tmp_path / "scores-good").exists()
+
+
+def test_runs_without_a_common_measure_are_not_compared():
+    with pytest.raises(UserError, match="of J&F, J"):
+        compare({"units": {"v/0": {"J": 0.5}}}, {"units": {"v/0": {"oIoU": 0.5}}}, Path("other.json"))
 
 
 def test_davis_is_compared_by_the_objects_of_protocol_a(tmp_path):

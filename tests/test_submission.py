@@ -114,6 +114,12 @@ def test_a_part_of_a_split_is_no_submission(tmp_path, data, flags):
     assert "whole splits only" in refused(tmp_path, *flags)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    shutil.rmtree(tmp_path / "pred" / "Annotations" / "a")  # which would be found next
+    assert "cannot be written" in refused(tmp_path, out="file/mevis.zip")
+
+
 def test_a_zip_is_called_zip(tmp_path, data):
     assert "must end in .zip" in refused(tmp_path, out="mevis.tar")
 
