@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datasets.scored import NAMES, SPLITS, choose_expressions, open_split
+from datasets.scored import NAMES, SPLITS, open_split
+from datasets.selection import chosen_expressions
 from engine.comparison import check_comparable, compare, read_metrics
 from engine.prediction_folder import PredictionFolder
 from engine.protocols import PROTOCOLS
@@ -20,7 +21,7 @@ from engine.scoring import ScoreOptions, score_folder, write_metrics
 from engine.submission import write_zip
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder, write_text_whole
-from util.flags import add_dataset_flags
+from util.flags import add_dataset_flags, add_selection_flags, add_video_list_flag
 from util.options import OptionParser, int_in
 from util.parallel import num_cores
 
@@ -39,15 +40,14 @@ def build_parser() -> OptionParser:
     parser.add_argument("--output_dir", default="output/scores", metavar="DIR", help="where metrics.json and .csv go")
     parser.add_argument("--zip", metavar="FILE", help="make the submission zip instead of scoring; needs no truth")
     parser.add_argument("--partial", action="store_true", help="leave incomplete expressions out instead of refusing")
-    parser.add_argument("--videos", nargs="+", metavar="ID", help="score these videos alone")
-    parser.add_argument("--limit", type=int_in(1), metavar="N", help="score the first N videos alone")
+    add_selection_flags(parser)
     parser.add_argument("--num_workers", type=int_in(0), default=num_cores(), help="processes; 0 works in this one")
     parser.add_argument("--compare", metavar="FILE", help="the metrics.json of another run on the same expressions")
     parser.add_flag("--report", default=True, help="write report.html")
     add_dataset_flags(parser)
     for name, default in OTHER_PATHS.items():
         parser.add_argument(f"--{name}_path", default=default, metavar="DIR", help=f"folder of {name}")
-    parser.add_argument("--ytvos_videos", metavar="FILE", help="of ytvos: the ids of its videos, one a line")
+    add_video_list_flag(parser)
     return parser
 
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"Wrote {options.zip}: {content}")
         return
     other = read_metrics(Path(options.compare)) if options.compare else None
-    expressions = choose_expressions(split, options.videos, options.limit)
+    expressions = chosen_expressions(split, options.limit, options.videos)
     if other and not options.partial:
         check_comparable(expressions, other, Path(options.compare))
     protocol = PROTOCOLS[options.dataset]
