@@ -353,7 +353,7 @@ def predict_davis(tmp_path, truth):
         for exp_id in range(8):
             number = exp_id // 4 + 1
             number = 3 - number if exp_id % 4 == 2 else number  # the third annotator's objects are swapped
-            mask = np.roll(numbers == number, rng.integers(-2, 3, 2), (1, 2)) | (rng.random(numbers.shape) < 0.1)
+            mask = np.roll(numbers == number, rng.integers(-2, 3, 2), (1, 2)) | (rng.random(numbers.shape) < 0.03)
             predicted[video, str(exp_id)] = mask
             predictions.write(tmp_path / "pred" / video / str(exp_id), NAMES, mask)
     return predicted
