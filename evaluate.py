@@ -11,20 +11,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datasets.scored import NAMES, SPLITS, choose_expressions, open_split
-from engine.comparison import compare, read_metrics
+from datasets.scored import NAMES, SPLITS, open_split
+from datasets.selection import chosen_expressions
+from engine.comparison import check_comparable, compare, read_metrics
 from engine.prediction_folder import PredictionFolder
 from engine.protocols import PROTOCOLS
 from engine.report import write_report
 from engine.scoring import ScoreOptions, score_folder, write_metrics
 from engine.submission import write_zip
 from util.errors import UserError, exit_on_user_error
-from util.files import write_text_whole
-from util.flags import add_dataset_flags
+from util.files import staged_folder, write_text_whole
+from util.flags import add_dataset_flags, add_selection_flags, add_video_list_flag
 from util.options import OptionParser, int_in
 from util.parallel import num_cores
 
 PROGRAM = "evaluate.py"
+RESULTS = ("metrics.json", "metrics.csv", "comparison.json", "report.html")
 OTHER_PATHS = {"burst": "datasets/TAO", "vspw": "datasets/VSPW_480p", "folder": "datasets/folder"}
 
 
@@ -38,15 +40,14 @@ def build_parser() -> OptionParser:
     parser.add_argument("--output_dir", default="output/scores", metavar="DIR", help="where metrics.json and .csv go")
     parser.add_argument("--zip", metavar="FILE", help="make the submission zip instead of scoring; needs no truth")
     parser.add_argument("--partial", action="store_true", help="leave incomplete expressions out instead of refusing")
-    parser.add_argument("--videos", nargs="+", metavar="ID", help="score these videos alone")
-    parser.add_argument("--limit", type=int_in(1), metavar="N", help="score the first N videos alone")
+    add_selection_flags(parser)
     parser.add_argument("--num_workers", type=int_in(0), default=num_cores(), help="processes; 0 works in this one")
     parser.add_argument("--compare", metavar="FILE", help="the metrics.json of another run on the same expressions")
     parser.add_flag("--report", default=True, help="write report.html")
     add_dataset_flags(parser)
     for name, default in OTHER_PATHS.items():
         parser.add_argument(f"--{name}_path", default=default, metavar="DIR", help=f"folder of {name}")
-    parser.add_argument("--ytvos_videos", metavar="FILE", help="of ytvos: the ids of its videos, one a line")
+    add_video_list_flag(parser)
     return parser
 
 
@@ -65,21 +66,36 @@ def run(options: argparse.Namespace) -> None:
         print(f"Wrote {options.zip}: {content}")
         return
     other = read_metrics(Path(options.compare)) if options.compare else None
-    expressions = choose_expressions(split, options.videos, options.limit)
+    expressions = chosen_expressions(split, options.limit, options.videos)
+    if other and not options.partial:
+        check_comparable(expressions, other, Path(options.compare))
     protocol = PROTOCOLS[options.dataset]
-    metrics = score_folder(split, expressions, pred, protocol, ScoreOptions(options.num_workers, options.partial))
-    out = Path(options.output_dir)
-    write_metrics(out, metrics, expressions)
-    comparison = compare(metrics, other, Path(options.compare)) if other else None
-    if comparison:
-        write_text_whole(out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
-    if options.report:
-        title = f"{pred} on {options.dataset} {options.split or SPLITS[options.dataset][0]}"
-        write_report(out / "report.html", title, metrics, PredictionFolder(pred, split, expressions), comparison)
+    with staged_folder(Path(options.output_dir), "scores") as staging:
+        metrics = score_folder(split, expressions, pred, protocol, ScoreOptions(options.num_workers, options.partial))
+        comparison = compare(metrics, other, Path(options.compare)) if other else None
+        write_metrics(staging, metrics, expressions)
+        if comparison:
+            write_text_whole(staging / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+        if options.report:
+            title = f"{pred} on {options.dataset} {options.split or SPLITS[options.dataset][0]}"
+            write_report(
+                staging / "report.html", title, metrics, PredictionFolder(pred, split, expressions), comparison
+            )
+        written = deliver(staging, Path(options.output_dir))
     print_metrics(metrics)
     print_comparison(comparison or {})
-    extra = (", comparison.json" if comparison else "") + (", report.html" if options.report else "")
-    print(f"Wrote to {out}: metrics.json, metrics.csv{extra}")
+    print(f"Wrote to {options.output_dir}: {', '.join(written)}")
+
+
+def deliver(staging: Path, out: Path) -> list[str]:
+    """Moves the results into place, and removes those of an earlier run that this one does not replace."""
+    written = [name for name in RESULTS if (staging / name).is_file()]
+    for name in RESULTS:
+        if name in written:
+            (staging / name).replace(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    return written
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

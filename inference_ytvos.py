@@ -18,6 +18,7 @@ from util.flags import (
     add_device_flags,
     add_evaluation_flags,
     add_segment_flags,
+    add_video_list_flag,
     add_weight_flags,
 )
 from util.options import OptionParser
@@ -33,10 +34,7 @@ def build_parser() -> OptionParser:
         "--ytvos_path", default=DATASET_PATHS["ytvos"], metavar="DIR", help="holds meta_expressions, train and valid"
     )
     parser.add_argument("--split", choices=SPLITS, default="valid", help="valid is the benchmark")
-    parser.add_argument(
-        "--video_list", metavar="FILE",
-        help="text file of video ids, one a line: the 202 of valid, where no meta_expressions/test tells them apart",
-    )  # fmt: skip
+    add_video_list_flag(parser)
     add_evaluation_flags(parser, "output/ytvos")
     add_weight_flags(parser)
     add_device_flags(parser)

@@ -9,6 +9,8 @@ from datasets.expression import Expression
 from datasets.meta_expressions import read_videos
 from datasets.png_masks import PngMasks
 
+NUM_ANNOTATORS = 4  # each describes every object
+ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))  # of results, as the field names them
 SPLITS = ("train", "valid", "val")
 VALID_NAMES = ("valid", "val")  # converters and loaders disagree
 RESOLUTION = "480p"  # a level that some copies keep between JPEGImages and the sequences
@@ -45,7 +47,7 @@ class RefDAVIS17(PngMasks):
     def object_numbers(self, expression: Expression, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Which object each pixel of each frame shows, named by a sentence or not, [T, H, W]; 0 none, 255 void."""
         folder = self.annotations / expression.video
-        return np.stack([self.read(folder / f"{frame}.png", size) for frame in expression.frames])
+        return np.stack([self.read_numbers(folder / f"{frame}.png", size) for frame in expression.frames])
 
 
 def _first(folders: list[Path]) -> Path:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.expression import Expression
-from datasets.split import MaskSizeError, Split
+from datasets.split import Split
 from util.errors import MissingFileError, UserError
-from util.images import image_size, read_palette
+from util.images import image_size
 
 SHOWN = 255  # 0 is background; values between are pixels that nobody could assign
 
@@ -63,13 +63,7 @@ class MaskFolder(Split):
         return self.source / expression.video / expression.exp_id / f"{expression.frames[index]}.png"
 
     def _values(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.uint8]:
-        frames = []
-        for index in indices:
-            file = self._mask_file(expression, index)
-            frames.append(read_palette(file))
-            if frames[-1].shape != size:
-                raise MaskSizeError(f"{file}: must have the size of the first, {size[1]} x {size[0]}; replace it")
-        values = np.stack(frames)
+        values = np.stack([self.read_numbers(self._mask_file(expression, index), size) for index in indices])
         if values.any() and not (values == SHOWN).any() and values.max() == 1:
             raise UserError(f"{self._mask_file(expression, indices[0])}: the object must be {SHOWN}, got 1; scale them")
         return values

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from datasets.meta_expressions import one_object, unsorted_videos, video_expressions
-from datasets.split import MaskSizeError, Split
+from datasets.split import Split
 from util.errors import MissingFileError, UserError
-from util.images import read_palette
 
 VOID = 255  # marks pixels that nobody could assign, no object
 
@@ -85,23 +84,9 @@ class PngMasks(Split):
             file = self.mask_file(expression, index)
             if file is None:
                 continue
-            values = self.read(file, size)
+            values = self.read_numbers(file, size)
             masks[row] = self.shown(values, expression, file)
         return masks
-
-    def read(self, file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The pixels of a PNG, [H, W].
-
-        Raises:
-            MissingFileError, MaskSizeError: if it is not there, or of another size than the frames.
-        """
-        values = read_palette(self.present(file))
-        if values.shape != size:
-            raise MaskSizeError(
-                f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
-                f"{values.shape[0]}; unpack the dataset again"
-            )
-        return values
 
     def mask_file(self, expression: Expression, index: int) -> Path | None:
         """The PNG of a position; None where it need not exist, the object being absent."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from datasets.a2d import A2DSentences
 from datasets.burst import BURST
 from datasets.davis import RefDAVIS17
-from datasets.expression import Expression
 from datasets.jhmdb import JHMDBSentences
 from datasets.long_rvos import LongRVOS
 from datasets.mask_folder import MaskFolder
@@ -49,7 +48,9 @@ def open_split(options: argparse.Namespace) -> Split:
             f"--split: {name} has {', '.join(SPLITS[name])}, got '{split}'{did_you_mean(split, SPLITS[name])}"
         )
     paths = DatasetPaths.from_flags(options)
-    videos = Path(options.ytvos_videos) if options.ytvos_videos else None
+    if options.video_list and name != "ytvos":
+        raise UserError(f"--video_list: chooses videos of ytvos, got --dataset {name}; use --videos")
+    videos = Path(options.video_list) if options.video_list else None
     if name in REFCOCO_SPLITS:
         return RefCOCO(paths.coco, name, split)
     readers = {
@@ -66,21 +67,3 @@ def open_split(options: argparse.Namespace) -> Split:
     }
     opened: Split = readers[name]()
     return opened
-
-
-def choose_expressions(split: Split, videos: list[str] | None, limit: int | None) -> list[Expression]:
-    """The expressions of some videos, in the order of the split.
-
-    Args:
-        videos: their ids; None is all.
-        limit: how many of these videos, from the first; None is all.
-
-    Raises:
-        UserError: if there is no such video.
-    """
-    known = list(dict.fromkeys(expression.video for expression in split.expressions))
-    for video in videos or ():
-        if video not in known:
-            raise UserError(f"--videos: '{video}' is no video of {split.source}{did_you_mean(video, known)}")
-    chosen = set([video for video in known if videos is None or video in videos][:limit])
-    return [expression for expression in split.expressions if expression.video in chosen]

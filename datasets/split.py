@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datasets.expression import Expression
 from util.errors import MissingFileError, UserError
 from util.frames import Frame
-from util.images import image_size, read_image
+from util.images import image_size, read_image, read_palette
 
 Row = TypeVar("Row")
 
@@ -100,6 +100,20 @@ class Split(ABC):
     ) -> list[Frame]:
         """All frames of ``iter_frames``."""
         return list(self.iter_frames(expression, indices, at_least))
+
+    def read_numbers(self, file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """[H, W] of a PNG whose values are numbers of objects or classes.
+
+        Raises:
+            MissingFileError, MaskSizeError: if it is not there, or of another size than the frames, (H, W).
+        """
+        values = read_palette(self.present(file))
+        if values.shape != size:
+            raise MaskSizeError(
+                f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
+                f"{values.shape[0]}; unpack the dataset again"
+            )
+        return values
 
     def present(self, file: Path) -> Path:
         """``file`` itself.

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.expression import Expression
-from datasets.split import MaskSizeError, Split, entry, plain_name, read_annotations
+from datasets.split import Split, entry, plain_name, read_annotations
 from util.errors import MissingFileError, UserError
-from util.images import read_palette
 
 CLASSES_FILE = "val_vid2classes.json"  # REM's list of which stuff is asked for in which video
 NAMES_FILE = "label_num_dic_final.json"  # VSPW's: {class name: value of its pixels}; may be absent
@@ -54,14 +53,7 @@ class VSPWStuff(Split):
         return np.stack([np.isin(self._values(expression, index, size), VOID_VALUES) for index in indices])
 
     def _values(self, expression: Expression, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        file = self.present(self._folder(expression.video, "mask") / f"{expression.frames[index]}.png")
-        values = read_palette(file)
-        if values.shape != size:
-            raise MaskSizeError(
-                f"{file}: must have the size of the frames, {size[1]} x {size[0]}, got {values.shape[1]} x "
-                f"{values.shape[0]}; unpack the dataset again"
-            )
-        return values
+        return self.read_numbers(self._folder(expression.video, "mask") / f"{expression.frames[index]}.png", size)
 
     def _folder(self, video: str, kind: str) -> Path:
         return self.root / "data" / video / kind

@@ -74,14 +74,16 @@ def _without_test(records: dict[str, Any], test_file: Path, origin: str) -> tupl
 def _listed(file: Path, records: dict[str, Any], source: Path) -> dict[str, Any]:
     """The videos that a text file names, in the order of ``records``."""
     if not file.is_file():
-        raise MissingFileError(f"{file}: no such file; give a text file with one video id a line")
+        raise MissingFileError(f"--video_list {file}: no such file; give a text file with one video id a line")
     try:
         wanted = dict.fromkeys(file.read_text(encoding="utf-8").split())
     except UnicodeDecodeError:
-        raise UserError(f"{file}: no text; give a text file with one video id a line") from None
+        raise UserError(f"--video_list {file}: no text; give a text file with one video id a line") from None
     if not wanted:
-        raise UserError(f"{file}: names no video; give one video id a line")
+        raise UserError(f"--video_list {file}: names no video; give one video id a line")
     for video in wanted:
         if video not in records:
-            raise UserError(f"{file}: {video[:60]!r} is no video of {source}{did_you_mean(video, records)}")
+            raise UserError(
+                f"--video_list {file}: {video[:60]!r} is no video of {source}{did_you_mean(video, records)}"
+            )
     return {video: record for video, record in records.items() if video in wanted}

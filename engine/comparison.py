@@ -1,11 +1,14 @@
 """Two runs on the same expressions: how much they differ, and how sure that is. Free of torch."""
 
 import json
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets.expression import Expression
 from engine.prediction_folder import listed
 from util.bootstrap import paired_interval
 from util.errors import MissingFileError, UserError
@@ -27,9 +30,20 @@ def read_metrics(file: Path) -> dict[str, Any]:
         tables = [metrics[name] for name in ("units", "objects") if name in metrics]
         if not tables or not all(isinstance(value, dict) for table in tables for value in table.values()):
             raise ValueError("it has no 'units'")
+        _check_numbers(tables)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{FLAG} {file}: no metrics.json ({error}); give that of another run") from None
     return dict(metrics)
+
+
+def check_comparable(expressions: list[Expression], other: dict[str, Any], file: Path) -> None:
+    """What can be known before scoring: whether another run scored these expressions.
+
+    Raises:
+        UserError: if it scored others; that of Ref-DAVIS17, where objects are compared, is let pass.
+    """
+    if "objects" not in other:
+        _check_same(["/".join(expression.key) for expression in expressions], other["units"], "units", file)
 
 
 def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[str, dict[str, float]]:
@@ -41,28 +55,46 @@ def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[
         file: where ``other`` was read from.
 
     Raises:
-        UserError: if the two are of different expressions.
+        UserError: if the two are of different expressions, or measured differently.
     """
     # Objects are named anno_<k>/<video>/<number>, expressions <video>/<exp_id>.
     name, part = ("objects", 1) if "objects" in metrics and "objects" in other else ("units", 0)
     own, others = metrics.get(name, {}), other.get(name, {})
+    _check_same(own, others, name, file)
+    groups = [key.split("/")[part] for key in own]
+    common = [m for m in COMPARED if all(m in values for table in (own, others) for values in table.values())]
+    if not common:
+        raise UserError(
+            f"{FLAG} {file}: must have one of {', '.join(COMPARED)} of each of its {name}, as this run has, got none; "
+            "score that run again"
+        )
+    result = {}
+    for measure in common:
+        ours, theirs = (np.array([table[key][measure] for key in own], np.float64) for table in (own, others))
+        interval = paired_interval(ours - theirs, groups)
+        result[measure] = {
+            "this": float(ours.mean()),
+            "other": float(theirs.mean()),
+            "difference": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+        }
+    return result
+
+
+def _check_same(own: Collection[str], others: Collection[str], name: str, file: Path) -> None:
     different = [*(key for key in own if key not in others), *(key for key in others if key not in own)]
     if different or not own:
         raise UserError(
             f"{FLAG} {file}: must score the same {name}, got {listed(different) or 'none'} in one of the two alone; "
             "compare runs on one split with the same --videos and --limit"
         )
-    groups = [key.split("/")[part] for key in own]
-    result = {}
-    for measure in COMPARED:
-        if all(measure in values for table in (own, others) for values in table.values()):
-            ours, theirs = (np.array([table[key][measure] for key in own], np.float64) for table in (own, others))
-            interval = paired_interval(ours - theirs, groups)
-            result[measure] = {
-                "this": float(ours.mean()),
-                "other": float(theirs.mean()),
-                "difference": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-            }
-    return result
+
+
+def _check_numbers(tables: list[dict[str, dict[str, Any]]]) -> None:
+    """Raises ``ValueError`` for what is compared and no number."""
+    for unit, values in (item for table in tables for item in table.items()):
+        for measure in COMPARED:
+            value = values.get(measure, 0.0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{measure} of {unit} is {str(value)[:40]!r}")

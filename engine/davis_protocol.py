@@ -1,7 +1,7 @@
 """Ref-DAVIS17's protocol A: objects merged per annotator, matched to the truth, four annotators averaged. No torch.
 
-The merge takes the most probable object of each pixel, so it needs probabilities, and has to be done where the model
-runs: ``merge_probabilities``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
+The merge takes the most probable object of each pixel, so it needs probabilities, and is done where the model runs:
+``engine.pack.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
 binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be known: they
 go to the first of the objects here.
 """
@@ -13,39 +13,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.davis import RefDAVIS17
+from datasets.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
 from datasets.expression import Expression
+from datasets.png_masks import VOID
 from engine.prediction_folder import PredictionFolder, listed, visible_names
+from engine.summary import Values, entries, means_of
 from util.errors import MissingFileError, UserError
 from util.extras import extra_module
 from util.mask_files import PALETTE, check_mask_file, read_numbers
-from util.metrics import score
+from util.metrics import Prepared, score
 
-NUM_ANNOTATORS = 4
-ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))
-BACKGROUND = 0.1  # its probability in the merge
-LOWEST = 0.5  # probabilities below it are none
+MEANS = ("J", "F", "J&F")
 MOST_PROPOSALS = 20  # beyond it the DAVIS toolkit refuses
-VOID = 255
 
 Numbers = NDArray[np.uint8]
-Values = dict[str, float]
 
 
-def merge_probabilities(probabilities: NDArray[np.floating[Any]]) -> Numbers:
-    """The object of each pixel: the most probable, the first of equals, 0 where none reaches one half.
+def merge_masks(masks: NDArray[np.bool_]) -> Numbers:
+    """The object of each pixel, the first that claims it; 0 where none does.
 
     Args:
-        probabilities: [N, H, W] in [0, 1], objects in the order of their expressions.
+        masks: [N, T, H, W], objects in the order of their expressions.
 
     Returns:
-        [H, W] of 0 and 1 to N.
-
-    Source: ReferFormer's evaluation of Ref-DAVIS17, which the field compares by.
+        [T, H, W] of 0 and 1 to N.
     """
-    kept = np.where(probabilities < LOWEST, 0, probabilities)
-    background = np.full((1, *kept.shape[1:]), BACKGROUND, kept.dtype)
-    return np.argmax(np.concatenate([background, kept]), axis=0).astype(np.uint8)
+    return np.where(masks.any(axis=0), masks.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def match_objects(proposals: Numbers, truth: Numbers) -> list[Values]:
@@ -63,15 +56,14 @@ def match_objects(proposals: Numbers, truth: Numbers) -> list[Values]:
     valid = truth != VOID
     num_objects = int(truth[0][valid[0]].max(initial=0))
     num_proposals = max(int(proposals.max()), num_objects)
-    objects = [truth == number for number in range(1, num_objects + 1)]
-    results = [
-        [score((proposals == number) & valid, mask) for mask in objects] for number in range(1, num_proposals + 1)
-    ]
+    objects = [Prepared(truth == number) for number in range(1, num_objects + 1)]
+    proposed = [Prepared((proposals == number) & valid) for number in range(1, num_proposals + 1)]
+    results = [[score(proposal, mask) for mask in objects] for proposal in proposed]
     means = np.array([[result.mean for result in row] for row in results]).reshape(num_proposals, num_objects)
     optimize = extra_module("scipy.optimize", "the protocol A of Ref-DAVIS17")
     rows, columns = optimize.linear_sum_assignment(means, maximize=True)
     matched = [results[row][column] for column, row in sorted(zip(columns, rows, strict=True))]
-    return [{"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean} for result in matched]
+    return [entries(result) for result in matched]
 
 
 @dataclass(frozen=True)
@@ -186,8 +178,7 @@ class DavisProtocol:
         if self.merged is not None:
             files = self._merged_files(sequence.annotator, sequence.expressions[0])
             return np.stack([read_numbers(file, size) for file in files])
-        masks = np.stack([self.predictions.read(expression) for expression in sequence.expressions])
-        return np.stack([merge_probabilities(masks[:, index].astype(np.float32)) for index in range(masks.shape[1])])
+        return merge_masks(np.stack([self.predictions.read(expression) for expression in sequence.expressions]))
 
     def _merged_files(self, annotator: int, expression: Expression) -> list[Path]:
         assert self.merged is not None, "asked of merged masks alone"
@@ -199,8 +190,8 @@ def summarise_annotators(results: list[tuple[Sequence, list[Values]]]) -> dict[s
     """J, F and J&F: the mean over the objects of all videos for each annotator, then the mean over annotators."""
     ordered = sorted(results, key=lambda result: (result[0].annotator, result[0].video))
     annotators = {
-        str(number): _means(
-            [entry for sequence, entries in ordered if sequence.annotator == number for entry in entries]
+        str(number): means_of(
+            [entry for sequence, entries in ordered if sequence.annotator == number for entry in entries], MEANS
         )
         for number in range(NUM_ANNOTATORS)
     }
@@ -209,8 +200,4 @@ def summarise_annotators(results: list[tuple[Sequence, list[Values]]]) -> dict[s
         for sequence, entries in ordered
         for number, entry in enumerate(entries, start=1)
     }
-    return {**_means(list(annotators.values())), "annotators": annotators, "objects": objects}
-
-
-def _means(values: list[Values]) -> Values:
-    return {name: float(np.mean([entry[name] for entry in values])) for name in ("J", "F", "J&F")}
+    return {**means_of(list(annotators.values()), MEANS), "annotators": annotators, "objects": objects}

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from datasets.davis import ANNOTATOR_FOLDERS
 from datasets.expression import Expression
 from util.errors import UserError
 from util.files import write_text_whole
@@ -46,7 +47,7 @@ class EvaluationFolder:
 
     def merged(self, annotator: int) -> Path:
         """Where the object numbers of an annotator's sentences go."""
-        return self.path / f"anno_{annotator}"
+        return self.path / ANNOTATOR_FOLDERS[annotator]
 
     # -- whose it is -------------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class EvaluationFolder:
 
     def clear(self) -> None:
         """Removes all results; the records first, so that an interruption leaves none without its masks."""
-        for folder in (self._units, self.annotations, *self.path.glob("anno_[0-9]")):
+        for folder in (self._units, self.annotations, *(self.path / name for name in ANNOTATOR_FOLDERS)):
             if folder.is_dir():
                 shutil.rmtree(folder)
         (self.path / "metrics.json").unlink(missing_ok=True)

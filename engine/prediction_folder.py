@@ -33,7 +33,8 @@ class PredictionFolder:
         self, folder: Path, split: Split, expressions: list[Expression], besides: frozenset[str] = frozenset()
     ) -> None:
         if not folder.is_dir():
-            raise MissingFileError(f"--pred {folder}: no such folder; give the one that holds the videos' folders")
+            problem = "must be a folder, got a file" if folder.exists() else "no such folder"
+            raise MissingFileError(f"--pred {folder}: {problem}; give the one that holds the videos' folders")
         self.root = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
         self.origin = f"--pred {folder}"
         self.split = split

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.expression import Expression
-from engine.summary import summarise
+from engine.summary import Values, entries, means_of, summarise
 from util.image_metrics import PRECISIONS, overall_iou, precision_at
-from util.metrics import Score, score
-from util.video_metrics import FrameCounts, iou_change, iou_drift, temporal_iou, video_iou, without_void
+from util.metrics import Areas, Score, count_areas, count_pixels
+from util.video_metrics import iou_change, iou_drift, temporal_iou, video_iou, without_void
 
 Masks = NDArray[np.bool_]
-Values = dict[str, float]
 Key = tuple[str, str]  # video id, expression id
 
 VIDEO_MEANS = ("tIoU", "vIoU", "temporal_change", "temporal_drift")
@@ -47,15 +46,8 @@ class VideoProtocol(Protocol):
     headline = "J&F"
 
     def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:  # noqa: ARG002
-        result = score(prediction, truth)
-        counts = FrameCounts.of(prediction, truth)
-        return {
-            "J": result.region_similarity,
-            "F": result.contour_accuracy,
-            "J&F": result.mean,
-            **_video_values(counts),
-            **_presence(counts, truth),
-        }
+        counts = count_pixels(prediction, truth)
+        return {**entries(counts.score), **_video_values(counts), **_presence(counts, truth)}
 
     def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
         scores = [(*key, Score(entry["J"], entry["F"])) for key, entry in values.items()]
@@ -85,12 +77,12 @@ class ImageProtocol(Protocol):
         self.is_strict = is_strict
 
     def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:  # noqa: ARG002
-        counts = FrameCounts.of(prediction, truth)
+        areas = count_areas(prediction, truth)
         return {
-            "J": float(counts.ious.mean()),
-            "shared_pixels": int(counts.shared.sum()),
-            "union_pixels": int(counts.union.sum()),
-            **_presence(counts, truth),
+            "J": float(areas.region_similarity.mean()),
+            "shared_pixels": int(areas.shared.sum()),
+            "union_pixels": int(areas.union.sum()),
+            **_presence(areas, truth),
         }
 
     def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
@@ -112,16 +104,16 @@ class ClassProtocol(Protocol):
 
     def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:
         prediction, truth = without_void(prediction, void), without_void(truth, void)
-        counts = FrameCounts.of(prediction, truth)
-        return {"J": float(counts.ious.mean()), **_video_values(counts), **_presence(counts, truth)}
+        areas = count_areas(prediction, truth)
+        return {"J": float(areas.region_similarity.mean()), **_video_values(areas), **_presence(areas, truth)}
 
     def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
         kinds = {
-            kind: _means([values[e.key] for e in expressions if e.kind == kind], ("J", *VIDEO_MEANS))
+            kind: means_of([values[e.key] for e in expressions if e.kind == kind], ("J", *VIDEO_MEANS))
             for kind in sorted({str(expression.kind) for expression in expressions})
         }
         return {
-            **_means(list(kinds.values()), ("J", *VIDEO_MEANS)),
+            **means_of(list(kinds.values()), ("J", *VIDEO_MEANS)),
             "kinds": kinds,
             "units": _units(values, expressions),
         }
@@ -150,32 +142,28 @@ def target_accuracies(values: Iterable[Values]) -> Values:
     }
 
 
-def _video_values(counts: FrameCounts) -> Values:
+def _video_values(areas: Areas) -> Values:
     return {
-        "tIoU": temporal_iou(counts),
-        "vIoU": video_iou(counts),
-        "temporal_change": iou_change(counts.ious),
-        "temporal_drift": iou_drift(counts.ious),
+        "tIoU": temporal_iou(areas),
+        "vIoU": video_iou(areas),
+        "temporal_change": iou_change(areas.region_similarity),
+        "temporal_drift": iou_drift(areas.region_similarity),
     }
 
 
-def _presence(counts: FrameCounts, truth: Masks) -> Values:
+def _presence(areas: Areas, truth: Masks) -> Values:
     """In how many frames something is seen, and the share of the frame that the truth takes up where it is."""
-    seen = counts.true[counts.true > 0]
+    seen = areas.true[areas.true > 0]
     return {
-        "predicted_frames": int(np.count_nonzero(counts.predicted)),
+        "predicted_frames": int(np.count_nonzero(areas.predicted)),
         "true_frames": len(seen),
         "true_area": float(seen.mean()) / truth[0].size if len(seen) else 0.0,
     }
 
 
 def _further(values: Iterable[Values]) -> Values:
-    entries = list(values)
-    return {**_means(entries, VIDEO_MEANS), **target_accuracies(entries)}
-
-
-def _means(values: list[Values], names: Iterable[str]) -> Values:
-    return {name: float(np.mean([entry[name] for entry in values])) for name in names}
+    listed = list(values)
+    return {**means_of(listed, VIDEO_MEANS), **target_accuracies(listed)}
 
 
 def _units(values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Values]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from datasets.expression import Expression
 from engine.prediction_folder import PredictionFolder
-from engine.protocols import Values
 from engine.report_pictures import draw_frame
+from engine.summary import Values
 from util import page
 from util.files import write_text_whole
 
@@ -17,6 +17,7 @@ NUM_PICTURES = 6  # of the best, and of the worst
 SHOWN = ("J&F", "J", "F")  # in tables and histograms, those that a protocol has
 # Upper bounds of the share of a frame that an object takes up, in percent.
 AREAS = ((0.0, "never seen"), (1.0, "up to 1 %"), (5.0, "1 to 5 %"), (20.0, "5 to 20 %"), (100.0, "above 20 %"))
+MOST_ROWS = 200  # of a table: every picture of RefCOCO is a video of its own
 MOST_TARGETS = 4  # more are one group
 
 Comparison = dict[str, dict[str, float]]
@@ -46,7 +47,7 @@ def write_report(
     if entries:
         sections += [
             _distributions(entries),
-            _grouped("By kind of sentence", entries, lambda e, _: e.kind or "not labelled"),
+            *_by_kind(entries),
             _grouped("By object size", entries, _area, [name for _, name in AREAS]),
             _grouped("By number of targets", entries, lambda e, _: _num_targets(e)),
             *_pictures(entries, predictions),
@@ -62,7 +63,7 @@ def _overall(metrics: dict[str, Any]) -> str:
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     names += [name for name, value in metrics.get("C", {}).items() if isinstance(value, float) and name not in names]
     rows: list[list[str | float | int]] = [
-        [part, *(_number(means.get(name)) for name in names)] for part, means in parts.items()
+        [part, *(means.get(name, "") for name in names)] for part, means in parts.items()
     ]
     notes = (
         [page.note(f"Protocol {metrics['protocol']}; overlaps: {metrics['overlaps']}.")]
@@ -80,14 +81,17 @@ def _named(annotators: dict[str, Any]) -> dict[str, Any]:
 
 def _compared(comparison: Comparison) -> str:
     rows: list[list[str | float | int]] = [
-        [name, entry["this"], entry["other"], entry["difference"], f"{entry['low']:+.4f} to {entry['high']:+.4f}"]
+        [
+            *(name, entry["this"], entry["other"], f"{entry['difference']:+.4f}"),
+            f"{entry['low']:+.4f} to {entry['high']:+.4f}",
+        ]
         for name, entry in comparison.items()
     ]
     return page.section(
         "Against the other run",
         page.table(["", "this run", "other run", "difference", "95 % interval"], rows),
         page.note(
-            "Means over the expressions (of Ref-DAVIS17: over the objects of protocol A) that both runs scored. The "
+            "Means over the expressions, or the objects of Ref-DAVIS17's protocol A where both runs have them. The "
             "interval is a paired bootstrap that draws whole videos; where it holds zero, the runs may be alike."
         ),
     )
@@ -96,6 +100,13 @@ def _compared(comparison: Comparison) -> str:
 def _distributions(entries: list[Entry]) -> str:
     charts = [page.histogram(name, np.array([values[name] for _, values in entries])) for name in _shown(entries)]
     return page.section("Distributions over expressions", page.row(charts))
+
+
+def _by_kind(entries: list[Entry]) -> list[str]:
+    """Nothing where the dataset labels no sentence."""
+    if not any(expression.kind for expression, _ in entries):
+        return []
+    return [_grouped("By kind of sentence", entries, lambda e, _: e.kind or "not labelled")]
 
 
 def _grouped(
@@ -116,7 +127,9 @@ def _grouped(
     ]
     position = {name: number for number, name in enumerate(order or sorted(groups))}
     rows.sort(key=lambda row: (row[2] if by_score else 0, position[str(row[0])]))
-    return page.section(heading, page.table(["", "expressions", *names], rows))
+    more = len(rows) - MOST_ROWS
+    notes = [page.note(f"And {more} more; metrics.csv has every expression.")] if more > 0 else []
+    return page.section(heading, page.table(["", "expressions", *names], rows[:MOST_ROWS]), *notes)
 
 
 def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
@@ -130,7 +143,7 @@ def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
     return [
         page.section(
             f"{heading} by {name}",
-            page.note("Tinted: the prediction. Outlined in blue: the truth. The frame with the largest truth."),
+            page.note("Tinted pink: the prediction. Outlined in blue: the truth. The frame with the largest truth."),
             page.row([_picture(entry, name, predictions) for entry in chosen]),
         )
         for heading, chosen in parts
@@ -159,7 +172,3 @@ def _num_targets(expression: Expression) -> str:
 
 def _shown(entries: list[Entry]) -> list[str]:
     return [name for name in SHOWN if name in entries[0][1]]
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else ""

@@ -1,5 +1,6 @@
 """The picture of one expression in a report: a frame under its prediction and its truth. Free of torch."""
 
+import cv2
 import numpy as np
 
 from datasets.expression import Expression
@@ -8,7 +9,8 @@ from util.errors import MissingFileError
 from util.frames import Frame, resize_frame
 from util.visualize import FIRST_COLOURS, draw_masks
 
-WIDTH = 480  # pixels, at most
+SIDE = 480  # pixels of the longer side
+TRUTH_COLOUR, PREDICTION_COLOUR = FIRST_COLOURS[1], FIRST_COLOURS[2]  # blue, pink
 GREY = 96  # of the ground where a dataset has no pictures
 
 
@@ -22,7 +24,11 @@ def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[F
         frame = split.read_frames(expression, [indices[row]])[0]
     except MissingFileError:  # to score, pictures are not needed
         frame = np.full((*size, 3), GREY, np.uint8)
-    tinted = draw_masks(frame, prediction[row][None], [FIRST_COLOURS[0]])
-    outlined = draw_masks(tinted, truth[row][None], [FIRST_COLOURS[1]], opacity=0)
-    height = max(1, round(size[0] * min(1, WIDTH / size[1])))
-    return resize_frame(outlined, height, min(WIDTH, size[1])), expression.frames[indices[row]]
+    # Resized first: an outline is some pixels wide, and would cover what little there is of a small frame.
+    height, width = (max(1, round(side * SIDE / max(size))) for side in size)
+    shown = [
+        cv2.resize(masks[row].view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)[None]
+        for masks in (prediction, truth)
+    ]
+    tinted = draw_masks(resize_frame(frame, height, width), shown[0], [PREDICTION_COLOUR])
+    return draw_masks(tinted, shown[1], [TRUTH_COLOUR], opacity=0), expression.frames[indices[row]]

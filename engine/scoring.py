@@ -10,12 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets.davis import RefDAVIS17
+from datasets.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
 from datasets.expression import Expression
 from datasets.split import Split
-from engine.davis_protocol import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, DavisProtocol, summarise_annotators
+from engine.davis_protocol import DavisProtocol, summarise_annotators
 from engine.prediction_folder import PredictionFolder, annotated
-from engine.protocols import Key, Protocol, Values
+from engine.protocols import Key, Protocol
+from engine.summary import Values
 from util.errors import UserError
 from util.files import write_text_whole
 from util.processes import process_map
@@ -75,7 +76,6 @@ def score_folder(
 
 def write_metrics(out: Path, metrics: dict[str, Any], expressions: list[Expression]) -> None:
     """Writes ``metrics.json``, and one line per expression as ``metrics.csv``, or per object where there is none."""
-    out.mkdir(parents=True, exist_ok=True)
     write_text_whole(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     units: dict[str, Values] = metrics.get("units") or metrics["objects"]
     known = {"/".join(expression.key): expression for expression in expressions}

@@ -1,6 +1,5 @@
 """Zips of masks for the servers of MeViS and Ref-YouTube-VOS: validated first, the same bytes each time. No torch."""
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from datasets.expression import Expression
 from datasets.split import Split
 from engine.prediction_folder import PredictionFolder
 from util.errors import UserError, did_you_mean
+from util.files import staged_folder
 from util.mask_files import GREY, read_mask
 from util.parallel import ordered_map
 
@@ -31,7 +31,7 @@ def write_zip(split: Split, dataset: str, pred: Path, file: Path) -> str:
 
     Raises:
         UserError: if the dataset has no server, or masks are missing, are too many or are no grey PNGs of 0 and 255 in
-            the size of the frames.
+            the size of the frames, or the zip cannot be written.
     """
     if dataset not in TOP_FOLDERS:
         raise UserError(
@@ -41,14 +41,10 @@ def write_zip(split: Split, dataset: str, pred: Path, file: Path) -> str:
     if file.suffix != ".zip":
         raise UserError(f"--zip {file}: must end in .zip; rename it")
     predictions = PredictionFolder(pred, split, split.expressions)
-    complete = predictions.check(allow_partial=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        num_masks = _write(partial, predictions, complete, TOP_FOLDERS[dataset])
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged_folder(file.parent, file.name) as staging:
+        complete = predictions.check(allow_partial=False)
+        num_masks = _write(staging / file.name, predictions, complete, TOP_FOLDERS[dataset])
+        (staging / file.name).replace(file)
     videos = {expression.video for expression in complete}
     return f"{len(videos)} videos, {len(complete)} expressions, {num_masks} masks"
 

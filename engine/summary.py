@@ -8,6 +8,7 @@ import numpy as np
 from datasets.expression import Expression
 from util.metrics import Score
 
+Values = dict[str, float]
 Unit = tuple[str, str, Score]  # video id, expression id, score
 
 
@@ -28,12 +29,12 @@ def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str,
     return {
         **_means([scores[key] for key in expected]),
         **({"kinds": by_kind} if by_kind else {}),
-        "units": {f"{video}/{exp_id}": _entries(scores[video, exp_id]) for video, exp_id in expected},
+        "units": {f"{video}/{exp_id}": entries(scores[video, exp_id]) for video, exp_id in expected},
     }
 
 
 def _means(scores: list[Score]) -> dict[str, float]:
-    return _entries(
+    return entries(
         Score(
             float(np.mean([entry.region_similarity for entry in scores])),
             float(np.mean([entry.contour_accuracy for entry in scores])),
@@ -41,5 +42,11 @@ def _means(scores: list[Score]) -> dict[str, float]:
     )
 
 
-def _entries(result: Score) -> dict[str, float]:
+def entries(result: Score) -> Values:
+    """A score by the names of ``metrics.json``."""
     return {"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean}
+
+
+def means_of(values: list[Values], names: Iterable[str]) -> Values:
+    """The mean of each of some numbers."""
+    return {name: float(np.mean([entry[name] for entry in values])) for name in names}

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from datasets.davis import NUM_ANNOTATORS
 from datasets.expression import Expression
 from datasets.split import Split
 from models.text import clean_caption
 from util.errors import UserError
 
-NUM_ANNOTATORS = 4  # of Ref-DAVIS17
 MAX_LABEL = 255
 
 

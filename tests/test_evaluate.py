@@ -180,6 +180,25 @@ def test_a_folder_without_any_expression_is_refused_even_in_part(tmp_path, data)
 def test_no_folder_is_refused(tmp_path, data):
     shutil.rmtree(tmp_path / "pred")
     assert "no such folder" in refused(tmp_path)
+    (tmp_path / "pred").write_text("")
+    assert "must be a folder, got a file" in refused(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(evaluate, "score_folder", lambda *_: pytest.fail("it began to score"))
+    (tmp_path / "file").write_text("")
+    message = refused(tmp_path, "--output_dir", str(tmp_path / "file" / "out"))
+    assert f"{tmp_path / 'file' / 'out'}: cannot be written" in message
+
+
+def test_nothing_of_an_earlier_run_stays_beside_the_new_numbers(tmp_path, data):
+    run(tmp_path)
+    out = tmp_path / "out"
+    run(tmp_path, "--compare", str(out / "metrics.json"))
+    names = {"metrics.json", "metrics.csv"}
+    assert {file.name for file in out.iterdir()} == names | {"report.html", "comparison.json"}
+    run(tmp_path, "--no-report")
+    assert {file.name for file in out.iterdir()} == names
 
 
 @pytest.mark.parametrize("extra", ["c/0/00000.png", "a/7/00000.png", "a/0/00003.png", "a/0/notes.txt", "a/readme"])

@@ -35,7 +35,7 @@ def boundary_by_definition(mask):
 
 def num_matched(points, others, radius):
     """How many points have another within the radius, by all distances."""
-    return sum(any(((point - other) ** 2).sum() <= radius**2 for other in others) for point in points)
+    return (((points[:, None] - others[None]) ** 2).sum(axis=2) <= radius**2).any(axis=1).sum()
 
 
 def numbers_by_definition(prediction, truth):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from pathlib import Path
 
 import cv2
 import mini_datasets
@@ -13,10 +14,15 @@ import pytest
 
 import evaluate
 from datasets.davis import RefDAVIS17
+from datasets.mevis import MeViS
+from engine import report
 from engine.comparison import compare
 from engine.prediction_folder import PredictionFolder
 from engine.report import write_report
+from engine.report_pictures import TRUTH_COLOUR, draw_frame
 from util.bootstrap import paired_interval
+from util.errors import UserError
+from util.page import table as make_table
 
 NAMES = sorted(mini_mevis.FRAMES)
 
@@ -58,10 +64,15 @@ def test_the_page_needs_nothing_but_itself(tmp_path, data):
     assert sources and all(source.startswith("data:image/jpeg;base64,") for source in sources)
     for source in sources:
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
-        assert picture.shape[:2] == mini_mevis.SIZE
+        height, width = mini_mevis.SIZE
+        assert picture.shape[:2] == (round(480 * height / width), 480)
 
 
 def test_groups_show_the_means_of_their_units(tmp_path, data):
+    source = tmp_path / "data" / "valid_u" / "meta_expressions.json"
+    content = json.loads(source.read_text())
+    content["videos"]["b"]["expressions"]["1"]["kind"] = "several"
+    source.write_text(json.dumps(content))
     folder = run(tmp_path, "bad")
     units = json.loads((folder / "metrics.json").read_text())["units"]
     page = sections((folder / "report.html").read_text())
@@ -77,7 +88,9 @@ def test_groups_show_the_means_of_their_units(tmp_path, data):
     assert rows(page["By object size"]) == {
         "never seen": line("b/10", "a/1"), "5 to 20 %": line("b/0", "b/1", "a/0")
     }  # fmt: skip
-    assert rows(page["By kind of sentence"]) == {"not labelled": line(*units)}
+    assert rows(page["By kind of sentence"]) == {
+        "not labelled": line("b/0", "b/10", "a/0", "a/1"), "several": line("b/1")
+    }  # fmt: skip
 
 
 def test_histograms_count_every_unit(tmp_path, data):
@@ -98,6 +111,37 @@ def test_the_worst_and_the_best_are_shown(tmp_path, data):
     assert captions["Worst by J&amp;F"][0] == ranked[0]
     assert captions["Best by J&amp;F"][0] == ranked[-1]
     assert sorted(unit for units_shown in captions.values() for unit in units_shown) == sorted(visible)
+
+
+def test_pictures_tint_the_prediction_and_outline_the_truth(tmp_path, data):
+    split = MeViS(tmp_path / "data", "valid_u")
+    expression = next(one for one in split.expressions if one.key == ("b", "0"))
+    empty = np.zeros((3, *mini_mevis.SIZE), bool)
+    predictions.write(tmp_path / "none" / "b" / "0", NAMES, empty)
+    bare, _ = draw_frame(PredictionFolder(tmp_path / "none", split, split.expressions), expression)
+    good, name = draw_frame(PredictionFolder(tmp_path / "good", split, split.expressions), expression)
+    truth = data["b", "0"][NAMES.index(name)]
+    shown = cv2.resize(truth.view(np.uint8), good.shape[1::-1], interpolation=cv2.INTER_NEAREST).view(bool)
+    inner = cv2.erode(shown.view(np.uint8), np.ones((7, 7))).view(bool)
+    changed = (good != bare).any(-1)
+    assert inner.any() and changed[inner].all() and not changed[~shown].any()  # of a hit, the tint alone is added
+    outline = (bare == TRUTH_COLOUR).all(-1)
+    assert outline.any() and not outline[inner].any()
+
+
+def test_sentences_without_kinds_have_no_table_of_kinds(tmp_path, data):
+    assert "By kind of sentence" not in sections((run(tmp_path, "bad") / "report.html").read_text())
+
+
+def test_long_tables_end(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(report, "MOST_ROWS", 1)
+    table = sections((run(tmp_path, "bad") / "report.html").read_text())["By video, the worst first"]
+    assert len(rows(table)) == 1 and "And 1 more" in table
+
+
+def test_numbers_stand_below_each_other_where_some_are_missing():
+    table = make_table(["", "J"], [["a", 0.5], ["b", ""]])
+    assert table.count('class="number"') == 3 and '<td class="number"></td>' in table
 
 
 def test_captions_cannot_break_the_page(tmp_path, data):
@@ -143,7 +187,7 @@ def test_the_better_run_is_ahead_by_the_difference_of_the_means(tmp_path, data):
     assert entry["difference"] == pytest.approx(means[0] - means[1])
     assert 0 < entry["low"] <= entry["difference"] <= entry["high"]
     page = sections((good / "report.html").read_text())
-    assert rows(page["Against the other run"])["J&amp;F"][2] == f"{entry['difference']:.4f}"
+    assert rows(page["Against the other run"])["J&amp;F"][2] == f"{entry['difference']:+.4f}"
 
 
 def test_runs_on_other_expressions_are_not_compared(tmp_path, data):
@@ -151,9 +195,14 @@ def test_runs_on_other_expressions_are_not_compared(tmp_path, data):
     with pytest.raises(SystemExit) as caught:
         run(tmp_path, "good", "--compare", str(part / "metrics.json"))
     assert "a/0, a/1 in one of the two alone" in caught.value.code
+    assert not (tmp_path / "scores-good").exists()  # found before scoring
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"J": 1}', '{"units": {"a/0": 1}}'])
+NO_METRICS = [None, "{", "[]", '{"J": 1}', '{"units": []}', '{"units": {"a/0": 1}}']
+NO_METRICS += [f'{{"units": {{"a/0": {{"J": {value}}}}}}}' for value in ('"high"', "NaN", "true", "null")]
+
+
+@pytest.mark.parametrize("content", NO_METRICS)
 def test_what_is_no_metrics_file_is_refused_before_scoring(tmp_path, data, content):
     file = tmp_path / "other.json"
     if content:
@@ -162,6 +211,11 @@ def test_what_is_no_metrics_file_is_refused_before_scoring(tmp_path, data, conte
         run(tmp_path, "good", "--compare", str(file))
     assert str(file) in caught.value.code
     assert not (tmp_path / "scores-good").exists()
+
+
+def test_runs_without_a_common_measure_are_not_compared():
+    with pytest.raises(UserError, match="of J&F, J"):
+        compare({"units": {"v/0": {"J": 0.5}}}, {"units": {"v/0": {"oIoU": 0.5}}}, Path("other.json"))
 
 
 def test_davis_is_compared_by_the_objects_of_protocol_a(tmp_path):

@@ -71,6 +71,19 @@ def test_ytvos_has_a_top_folder_and_the_videos_of_valid_alone(tmp_path):
         assert set(archive.namelist()) == expected and len(archive.namelist()) == len(expected)
 
 
+def test_a_list_of_videos_makes_up_the_split_of_ytvos_alone(tmp_path):
+    root = mini_datasets.write_ytvos(tmp_path / "ytvos").root
+    for exp_id in ("0", "1", "10"):
+        predictions.write(tmp_path / "pred/v1" / exp_id, mini_datasets.FRAMES, np.zeros((3, *mini_datasets.SIZE), bool))
+    (tmp_path / "list.txt").write_text("v1\n")
+    places = ["--ytvos_path", str(root), "--pred", str(tmp_path / "pred"), "--video_list", str(tmp_path / "list.txt")]
+    evaluate.main(["--dataset", "ytvos", *places, "--zip", str(tmp_path / "y.zip")])
+    with zipfile.ZipFile(tmp_path / "y.zip") as archive:
+        assert {name.split("/")[1] for name in archive.namelist()} == {"v1"}
+    with pytest.raises(SystemExit, match="--video_list: chooses videos of ytvos, got --dataset davis"):
+        evaluate.main(["--dataset", "davis", *places])
+
+
 def test_the_same_masks_make_the_same_bytes(tmp_path, data):
     first = run(tmp_path).read_bytes()
     for file in (tmp_path / "pred").glob("**/*.png"):  # other times, other owners of the order
@@ -112,6 +125,12 @@ def test_a_mask_that_a_server_would_misread_is_named(tmp_path, data, image, mess
 @pytest.mark.parametrize("flags", [["--partial"], ["--videos", "a"], ["--limit", "1"]])
 def test_a_part_of_a_split_is_no_submission(tmp_path, data, flags):
     assert "whole splits only" in refused(tmp_path, *flags)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    shutil.rmtree(tmp_path / "pred" / "Annotations" / "a")  # which would be found next
+    assert "cannot be written" in refused(tmp_path, out="file/mevis.zip")
 
 
 def test_a_zip_is_called_zip(tmp_path, data):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from util.image_metrics import overall_iou, precision_at
-from util.video_metrics import FrameCounts, iou_change, iou_drift, temporal_iou, video_iou, without_void
+from util.metrics import count_areas
+from util.video_metrics import iou_change, iou_drift, temporal_iou, video_iou, without_void
 
 
 def frames(*pixels):
@@ -22,21 +23,21 @@ IOUS = [1 / 2, 1, 1 / 3, 0, 0, 1]
 
 
 def test_iou_of_each_frame_counts_pixels_and_is_one_where_nothing_is():
-    counts = FrameCounts.of(PREDICTION, TRUTH)
-    assert counts.ious == pytest.approx(IOUS)
-    assert counts.union.tolist() == [2, 2, 3, 1, 1, 0]
+    areas = count_areas(PREDICTION, TRUTH)
+    assert areas.region_similarity == pytest.approx(IOUS)
+    assert areas.union.tolist() == [2, 2, 3, 1, 1, 0]
 
 
 def test_tiou_is_frames_where_both_show_something_by_frames_where_either_does():
-    assert temporal_iou(FrameCounts.of(PREDICTION, TRUTH)) == 3 / 5
+    assert temporal_iou(count_areas(PREDICTION, TRUTH)) == 3 / 5
 
 
 def test_viou_sums_j_where_both_show_something_by_frames_where_either_does():
-    assert video_iou(FrameCounts.of(PREDICTION, TRUTH)) == pytest.approx((1 / 2 + 1 + 1 / 3) / 5)
+    assert video_iou(count_areas(PREDICTION, TRUTH)) == pytest.approx((1 / 2 + 1 + 1 / 3) / 5)
 
 
 def test_nothing_predicted_where_nothing_is_is_perfect():
-    nothing = FrameCounts.of(frames([], []), frames([], []))
+    nothing = count_areas(frames([], []), frames([], []))
     assert (temporal_iou(nothing), video_iou(nothing)) == (1, 1)
 
 
@@ -50,8 +51,8 @@ def test_a_constant_shift_in_quality_changes_neither_and_flicker_changes_the_abs
 
 def test_void_pixels_count_for_nobody():
     void = frames([1], [], [3, 5], [6], [5], [])
-    counts = FrameCounts.of(without_void(PREDICTION, void), without_void(TRUTH, void))
-    assert counts.ious.tolist() == [1, 1, 1, 1, 1, 1]
+    areas = count_areas(without_void(PREDICTION, void), without_void(TRUTH, void))
+    assert areas.region_similarity.tolist() == [1, 1, 1, 1, 1, 1]
     assert without_void(PREDICTION, None) is PREDICTION
 
 

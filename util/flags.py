@@ -66,14 +66,27 @@ def add_evaluation_flags(parser: argparse.ArgumentParser, output_dir: str) -> No
         help="where masks and metrics go; an evaluation that was stopped there goes on",
     )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="remove earlier results in --output_dir first")
-    group.add_argument("--limit", type=int_in(1), metavar="N", help="only the first videos of the split")
-    group.add_argument("--videos", nargs="+", metavar="NAME", help="only these videos")
+    add_selection_flags(group)
     group.add_argument(
         "--text_cache", metavar="DIR", help="keep embedded captions here, for other runs; by default in --output_dir"
     )
     group.add_argument(
         "--num_workers", type=int_in(1), metavar="N",
         help="processes that write and score masks; by default as the cores allow, up to 4",
+    )  # fmt: skip
+
+
+def add_selection_flags(parser: argparse._ActionsContainer) -> None:
+    """Which videos of a split."""
+    parser.add_argument("--limit", type=int_in(1), metavar="N", help="only the first videos of the split")
+    parser.add_argument("--videos", nargs="+", metavar="NAME", help="only these videos")
+
+
+def add_video_list_flag(parser: argparse.ArgumentParser) -> None:
+    """Which videos make up a split of Refer-YouTube-VOS."""
+    parser.add_argument(
+        "--video_list", metavar="FILE",
+        help="of ytvos: a text file of video ids, one a line, where no meta_expressions/test tells valid's 202 apart",
     )  # fmt: skip
 
 

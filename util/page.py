@@ -13,6 +13,7 @@ from util.frames import Frame
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222;
   background: #fff; }
+h1, td, figcaption { overflow-wrap: anywhere } .wide { overflow-x: auto }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem } p, figcaption { max-width: 50rem }
 table { border-collapse: collapse } th, td { padding: .15rem .7rem .15rem 0; text-align: left }
 th { border-bottom: 1px solid #999; font-weight: 600 } td.number, th.number { text-align: right;
@@ -47,15 +48,16 @@ def note(text: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str | float | int]]) -> str:
-    """Numbers to the right, fractions with four digits."""
-    is_number = [all(isinstance(row[column], float | int) for row in rows) for column in range(len(heads))]
+    """Numbers to the right, fractions with four digits; an empty text is a number that there is not."""
+    columns = range(len(heads))
+    is_number = [all(row[column] == "" or isinstance(row[column], float | int) for row in rows) for column in columns]
     kinds = [' class="number"' if number else "" for number in is_number]
     head = "".join(f"<th{kind}>{escape(text)}</th>" for text, kind in zip(heads, kinds, strict=True))
     lines = "\n".join(
         "<tr>" + "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )
-    return f"<table><tr>{head}</tr>\n{lines}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>\n{lines}</table></div>'
 
 
 def histogram(name: str, values: NDArray[np.float64]) -> str:
