@@ -12,7 +12,7 @@ the library's own encode, decode and tiling run on them. What changes is how the
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
-Cache: TypeAlias = list[Tensor | str | None]  # the library's: one place for each causal convolution
+Cache: TypeAlias = list[Any]  # the library's: for each causal convolution None, the frames or FIRST_SEEN
 PAST = 2  # frames that a causal convolution of 3 looks back
 FIRST_SEEN = "Rep"  # the library's word where an upsampler has passed its first frame, which is not doubled
 PIECE_BYTES = 2**19  # of float32 activations that norm and SiLU take at once on a CPU; half of a usual L2 cache
