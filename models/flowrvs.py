@@ -20,6 +20,8 @@ from models.mask_vae import logits_to_masks, resize_logits
 from models.objectives import FLOW, NOISE, REM, check_num_steps, check_objective, predict_mask_latents
 from models.pictures import Frames, as_pictures, as_video
 from models.text import clean_captions, embed_captions
+from models.vae_layers import use_fast_layers
+from models.vae_stream import num_decoder_calls, num_encoder_calls
 from util.errors import UserError
 from util.frames import fit_size
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
@@ -91,7 +93,7 @@ class FlowRVS(DiffusionPipeline):
             max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width, objective=objective
         )
         self._check_parts()
-        mask_vae.use_channels_last(vae)
+        use_fast_layers(vae)
 
     @property
     def size_multiple(self) -> tuple[int, int]:
@@ -249,8 +251,7 @@ class FlowRVS(DiffusionPipeline):
 
     def encode_video(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
-        num_chunks = 1 + (video.shape[2] - 1) // mask_vae.FRAMES_PER_CHUNK
-        with self._bar("encode video", self.vae.encoder, num_chunks):
+        with self._bar("encode video", self.vae.encoder, num_encoder_calls(self.vae, video.shape)):
             return mask_vae.encode_video(self.vae, video)
 
     def predict_mask_latents(
@@ -322,7 +323,8 @@ class FlowRVS(DiffusionPipeline):
         batches = mask_latents.split(prompt_batch)
         logits = torch.empty(len(mask_latents), num_frames, *size)
         done = 0
-        with self._bar("decode masks", self.vae.decoder, len(batches) * mask_latents.shape[2]):
+        num_calls = sum(num_decoder_calls(self.vae, batch.shape) for batch in batches)
+        with self._bar("decode masks", self.vae.decoder, num_calls):
             for batch in batches:
                 decoded = mask_vae.decode_logits(self.vae, batch)[:, 0, :num_frames]  # [B, T, h, w]
                 for index in range(num_frames):  # frame by frame: the whole video at source size may not fit

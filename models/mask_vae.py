@@ -1,20 +1,23 @@
 """The causal video VAE: diffusers' ``AutoencoderKLWan``, stock or with a decoder tuned to one mask channel."""
 
+import itertools
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.vae_layers import use_fast_layers
+from models.vae_stream import FRAMES_PER_CHUNK, decode_chunks, encode_chunks, is_tiled
 from util.errors import UserError
 
 OUTPUT_CONV = "decoder.conv_out.weight"
-FRAMES_PER_CHUNK = 4  # the library encodes 1 + 4 + 4 + ... frames, whatever the temporal stride
 
 
 def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def with_mask_head(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     config = {name: value for name, value in vae.config.items() if name != "_use_default_values"}
     tuned = AutoencoderKLWan.from_config({**config, "out_channels": out_channels})
     tuned.load_state_dict(weights)
-    use_channels_last(tuned)
+    use_fast_layers(tuned)
     return tuned.to(vae.device, vae.dtype).eval()
 
 
@@ -67,18 +70,6 @@ def check_strides(vae: AutoencoderKLWan) -> None:
                 f"vae/config.json: {name} must be {actual}, as dim_mult, temperal_downsample and patch_size "
                 f"make it, got {config[name]}; correct the config"
             )
-
-
-def use_channels_last(vae: AutoencoderKLWan) -> None:
-    """Lays out the convolution weights channels last, in place: the same numbers, up to rounding, sooner.
-
-    On two CPU cores and the toy VAE, four prompts decode 2.5 times as fast.
-    """
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def check_num_frames(num_frames: int) -> None:
@@ -112,7 +103,11 @@ def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Ten
         ValueError: if T is not 4n + 1.
     """
     check_num_frames(frames.shape[2])
-    posterior = vae.encode(frames.to(vae.dtype)).latent_dist
+    if is_tiled(vae, frames.shape[-2:]):
+        parameters = vae.encode(frames.to(vae.dtype)).latent_dist.parameters
+    else:
+        parameters = torch.cat(list(encode_chunks(vae, [frames])), dim=2)
+    posterior = DiagonalGaussianDistribution(parameters)
     return posterior.mean.float(), posterior.logvar.float()
 
 
@@ -168,10 +163,27 @@ def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
         mask_latents: [B, C, T', H', W'] raw, as ``encode_masks`` gives them.
 
     Returns:
-        [B, 1, T, H, W] float32, clamped to [-1, 1] by the library; foreground where > 0.
+        [B, 1, T, H, W] float32, clamped to [-1, 1]; foreground where > 0.
         A stock decoder gives a picture; the mean of its channels serves.
     """
-    return vae.decode(mask_latents.to(vae.dtype)).sample.float().mean(dim=1, keepdim=True)
+    return torch.cat(list(logit_chunks(vae, [mask_latents])), dim=2)
+
+
+def logit_chunks(vae: AutoencoderKLWan, mask_latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    """What ``decode_logits`` gives, in pieces of a few frames, each [B, 1, t, H, W]: for videos of any length.
+
+    Args:
+        mask_latents: pieces of any length in time, each [B, C, t', H', W']; tiled decoding joins them.
+    """
+    pieces = iter(mask_latents)
+    first = next(pieces)
+    stride = vae.config.scale_factor_spatial
+    if is_tiled(vae, (first.shape[-2] * stride, first.shape[-1] * stride)):
+        decoded = iter([vae.decode(torch.cat([first, *pieces], dim=2).to(vae.dtype)).sample])
+    else:
+        decoded = decode_chunks(vae, itertools.chain([first], pieces))
+    for chunk in decoded:
+        yield chunk.clamp(-1, 1).float().mean(dim=1, keepdim=True)
 
 
 def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -181,19 +193,9 @@ def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         latents: [B, C, T', H', W'].
 
     Returns:
-        [B, out, T, H, W] in the VAE's dtype; clamped, it equals ``vae.decode`` bit for bit. Not for tiled decoding.
+        [B, out, T, H, W] in the VAE's dtype; clamped, it equals ``vae.decode`` up to rounding. Not tiled.
     """
-    chunks: list[Tensor] = []
-
-    def collect(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        chunks.append(output)
-
-    hook = vae.decoder.register_forward_hook(collect)
-    try:
-        vae.decode(latents.to(vae.dtype))
-    finally:
-        hook.remove()
-    return unpatchify(torch.cat(chunks, dim=2), vae.config.patch_size or 1)
+    return torch.cat(list(decode_chunks(vae, [latents])), dim=2)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

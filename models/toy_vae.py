@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from models.mask_vae import decode_unclamped, use_channels_last
+from models.mask_vae import decode_unclamped
+from models.vae_layers import use_fast_layers
 from util.checkpoint import read_json
 from util.errors import UserError
 from util.images import read_image
@@ -59,7 +60,7 @@ def train_vae(
     """
     generator = torch.Generator().manual_seed(seed)
     vae.train().requires_grad_(True)
-    use_channels_last(vae)
+    use_fast_layers(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, num_steps, pct_start=max(WARM_UP, 2 / num_steps)

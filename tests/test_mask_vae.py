@@ -16,7 +16,6 @@ from models.mask_vae import (
     padded_num_frames,
     resize_logits,
     sample_posterior,
-    use_channels_last,
     with_mask_head,
 )
 from util.errors import UserError
@@ -64,7 +63,7 @@ def test_mask_head_starts_as_the_mean_of_the_rgb_head_and_leaves_the_stock_vae_a
     assert all(torch.equal(stock.state_dict()[name], before[name]) for name in before)
 
 
-def test_unclamped_output_clamped_is_the_library_s_bit_for_bit_and_has_gradients_beyond():
+def test_unclamped_output_clamped_is_the_library_s_and_has_gradients_beyond():
     latents = 30 * torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(4))
     vae = tiny_vae(1)
     with torch.no_grad():
@@ -72,7 +71,7 @@ def test_unclamped_output_clamped_is_the_library_s_bit_for_bit_and_has_gradients
     latents.requires_grad_(True)
     unclamped = decode_unclamped(vae, latents)
     assert unclamped.abs().max() > 1
-    assert torch.equal(unclamped.clamp(-1, 1), vae.decode(latents).sample)
+    torch.testing.assert_close(unclamped.clamp(-1, 1), vae.decode(latents).sample, rtol=1e-4, atol=1e-5)
     (beyond,) = torch.autograd.grad(unclamped[unclamped.abs() > 1].sum(), latents)
     assert beyond.abs().max() > 0
 
@@ -124,18 +123,6 @@ def test_number_of_output_channels_is_read_off_the_weights():
         assert config_for_weights(config, weights, "v.pth")["out_channels"] == channels
     with pytest.raises(UserError, match=r"v\.pth.*got 2"):
         config_for_weights(config, {"decoder.conv_out.weight": torch.zeros(2, 4, 3, 3, 3)}, "v.pth")
-
-
-def test_channels_last_changes_no_more_than_rounding():
-    latents = torch.randn(2, 16, 3, 4, 6, generator=torch.Generator().manual_seed(4))
-    vae = tiny_vae(1)
-    reference = decode_logits(vae, latents), encode_video(vae, clip())
-    use_channels_last(vae)
-    convolution = vae.decoder.conv_in.weight
-    assert convolution.is_contiguous(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(
-        (decode_logits(vae, latents), encode_video(vae, clip())), reference, rtol=1e-4, atol=1e-5
-    )
 
 
 def test_logits_are_resized_before_the_threshold():

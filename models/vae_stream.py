@@ -1,0 +1,156 @@
+"""Encodes and decodes a video chunk by chunk with diffusers' Wan VAE, in memory that does not grow with its length.
+
+The library's encode and decode run the same networks over the same causal cache, but hold every chunk and copy all of
+them for each new one. Here a chunk leaves as soon as it is there, several latent frames may pass at once, and the cache
+belongs to the pass, so passes may interleave.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from util.errors import UserError
+
+FRAMES_PER_CHUNK = 4  # the library encodes 1 + 4 + 4 + ... frames, whatever the temporal stride
+# Of video, over the batch, in one pass: a latent frame at 480p. Small frames gain by passing together.
+PIXELS_AT_ONCE = FRAMES_PER_CHUNK * 480 * 832
+
+
+@apply_forward_hook  # moves an offloaded VAE to its device, as for the library's encode
+def encode_chunks(
+    vae: AutoencoderKLWan, frames: Iterable[Tensor], chunks_at_once: int | None = None
+) -> Iterator[Tensor]:
+    """Posterior parameters of a video that comes and goes in pieces.
+
+    Args:
+        frames: pieces of any length in time, each [B, 3, t, H, W] in [-1, 1]; together 4n + 1 frames.
+        chunks_at_once: groups of four frames that pass together; by default as many as ``PIXELS_AT_ONCE`` holds.
+
+    Yields:
+        [B, 2 C, t', H / stride, W / stride]: raw mean and log-variance. Joined, they equal ``vae.encode``'s: bit
+        for bit with one chunk at once, up to rounding with more.
+
+    Raises:
+        ValueError: at the end, unless there were 4n + 1 frames.
+    """
+
+    def num_frames(piece: Tensor) -> int:
+        at_once = chunks_at_once or _chunks_at_once(piece.shape, 1)
+        return FRAMES_PER_CHUNK * at_once
+
+    cache = _empty_cache(vae.encoder)
+    for index, piece in enumerate(_recut(frames, num_frames)):
+        if index and piece.shape[2] % FRAMES_PER_CHUNK:
+            raise ValueError(
+                f"frames must number 4n+1 for the Wan VAE, got {piece.shape[2] % FRAMES_PER_CHUNK} too many"
+            )
+        patches = patchify(piece.to(vae.dtype), vae.config.patch_size or 1)
+        yield vae.quant_conv(vae.encoder(patches, feat_cache=cache, feat_idx=[0]))
+
+
+@apply_forward_hook
+def decode_chunks(
+    vae: AutoencoderKLWan, latents: Iterable[Tensor], latents_at_once: int | None = None
+) -> Iterator[Tensor]:
+    """Pictures of latents that come in pieces.
+
+    Args:
+        latents: pieces of any length in time, each [B, C, t', H', W'].
+        latents_at_once: latent frames that pass together; by default as many as ``PIXELS_AT_ONCE`` holds.
+
+    Yields:
+        [B, out, t, H, W] in the VAE's dtype, not clamped; t is 1 at first, then ``latents_at_once`` times the temporal
+        stride. Joined and clamped to [-1, 1], they equal ``vae.decode``'s: bit for bit with one at once, up to rounding
+        with more.
+    """
+
+    def num_latents(piece: Tensor) -> int:
+        return latents_at_once or _chunks_at_once(piece.shape, vae.config.scale_factor_spatial)
+
+    cache = _empty_cache(vae.decoder)
+    for index, piece in enumerate(_recut(latents, num_latents)):
+        hidden = vae.post_quant_conv(piece.to(vae.dtype))
+        decoded = vae.decoder(hidden, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
+        yield unpatchify(decoded, vae.config.patch_size or 1)
+
+
+def num_encoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
+    """How often a video [B, 3, T, H, W] makes ``encode_posterior`` run the encoder: the length of a progress bar."""
+    num_chunks = (shape[2] - 1) // FRAMES_PER_CHUNK
+    if is_tiled(vae, shape[-2:]):
+        return _num_tiles(vae, shape[-2:]) * (1 + num_chunks)
+    return 1 + math.ceil(num_chunks / _chunks_at_once(shape, 1))
+
+
+def num_decoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
+    """How often latents [B, C, T', H', W'] make ``decode_logits`` run the decoder."""
+    stride = vae.config.scale_factor_spatial
+    size = (shape[-2] * stride, shape[-1] * stride)
+    if is_tiled(vae, size):
+        return _num_tiles(vae, size) * shape[2]
+    return 1 + math.ceil((shape[2] - 1) / _chunks_at_once(shape, stride))
+
+
+def set_tiling(vae: AutoencoderKLWan, tile: tuple[int, int] | None, overlap: int = 64) -> None:
+    """Whether the VAE cuts large frames into tiles, by the library's own tiling: less memory, other logits at seams.
+
+    A pass then holds the activations of one tile, but the results of all tiles over all frames: with tiles, give it
+    windows. Tiles see neither each other nor, in the middle block's attention, the whole frame.
+
+    Args:
+        tile: (height, width) in pixels, multiples of the VAE's stride; frames no larger stay whole. None: never.
+        overlap: pixels that neighbours share and blend, a multiple of the stride.
+
+    Raises:
+        UserError: if the tiles do not fit the stride or do not exceed the overlap.
+    """
+    if tile is None:
+        vae.disable_tiling()
+        return
+    stride = vae.config.scale_factor_spatial
+    if any(side % stride for side in (*tile, overlap)) or not 0 <= overlap < min(tile):
+        raise UserError(
+            f"tiles of the VAE must be multiples of {stride} and larger than their overlap, got "
+            f"{tile[0]} x {tile[1]} and {overlap}"
+        )
+    vae.enable_tiling(
+        tile_sample_min_height=tile[0],
+        tile_sample_min_width=tile[1],
+        tile_sample_stride_height=tile[0] - overlap,
+        tile_sample_stride_width=tile[1] - overlap,
+    )
+
+
+def is_tiled(vae: AutoencoderKLWan, size: tuple[int, int] | torch.Size) -> bool:
+    """Whether frames of (height, width) in pixels pass the VAE in tiles."""
+    return vae.use_tiling and (size[0] > vae.tile_sample_min_height or size[1] > vae.tile_sample_min_width)
+
+
+def _num_tiles(vae: AutoencoderKLWan, size: tuple[int, int] | torch.Size) -> int:
+    return math.ceil(size[0] / vae.tile_sample_stride_height) * math.ceil(size[1] / vae.tile_sample_stride_width)
+
+
+def _chunks_at_once(shape: torch.Size, stride: int) -> int:
+    """For [B, _, _, H, W], ``stride`` pixels a side in each of its places."""
+    return max(1, PIXELS_AT_ONCE // (FRAMES_PER_CHUNK * shape[0] * shape[-2] * shape[-1] * stride**2))
+
+
+def _empty_cache(network: nn.Module) -> list[Tensor | None]:
+    return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.modules())
+
+
+def _recut(pieces: Iterable[Tensor], length: Callable[[Tensor], int]) -> Iterator[Tensor]:
+    """The same frames, dimension 2, as one, then ``length`` of any piece each; what remains comes last."""
+    rest, wanted = None, 1
+    for piece in pieces:
+        rest = piece if rest is None or not rest.shape[2] else torch.cat([rest, piece], dim=2)
+        while rest.shape[2] >= wanted:
+            yield rest[:, :, :wanted]
+            rest, wanted = rest[:, :, wanted:], length(piece)
+    if rest is not None and rest.shape[2]:
+        yield rest
