@@ -149,7 +149,18 @@ def compile_for_any_length(dit: WanTransformer3DModel, backend: Any = "inductor"
     Args:
         backend: of ``torch.compile``.
     """
+    if _without_base not in dit.rope._forward_hooks.values():
+        dit.rope.register_forward_hook(_without_base)
     dit.compile_repeated_blocks(dynamic=True, backend=backend)
+
+
+def _without_base(_rope: nn.Module, _inputs: Any, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """The tables of a clip as tensors of their own.
+
+    As the library gives them they are views of [T, H, W, D], and whenever two of these happen to be equal the compiler
+    would take it for a rule, and compile anew once it is broken.
+    """
+    return tuple(table.clone() for table in tables)
 
 
 # -- fused projections -------------------------------------------------------------------------------------------
@@ -180,5 +191,5 @@ def _whole_and_parts(attention: WanAttention) -> tuple[nn.Linear, list[nn.Linear
 
 
 def _without_fused(_dit: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
-    for key in [key for key in state if key.startswith(prefix) and key.split(".")[-2] in ("to_qkv", "to_kv")]:
+    for key in [key for key in state if key.startswith(prefix) and (".to_qkv." in key or ".to_kv." in key)]:
         del state[key]

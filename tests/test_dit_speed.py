@@ -279,13 +279,14 @@ def test_other_lengths_sizes_and_numbers_of_prompts_compile_nothing_new():
     prepare_for_inference(dit)
     compile_for_any_length(dit, backend=counted)
     compiled = []
-    for shape, num_prompts in [((3, 4, 6), 2), ((5, 4, 6), 3), ((2, 8, 10), 5), ((7, 6, 6), 4), ((4, 10, 4), 2)]:
+    # Also equal numbers of frames, rows, columns or prompts, which the compiler may take for a rule.
+    for shape, num_prompts in [((3, 4, 6), 2), ((5, 4, 6), 3), ((2, 8, 10), 5), ((3, 6, 6), 3)]:
         video, captions = draw(1, 16, *shape), draw(num_prompts, 7, 8)
         result = velocities(dit, captions, video)
         torch.testing.assert_close(result, velocities(plain, captions, video), rtol=0, atol=2e-6)
         compiled.append(len(graphs))
     torch._dynamo.reset()
-    assert compiled == [2] * 5, "one graph for the first block, whose input is one row, and one for all others"
+    assert compiled == [2] * 4, "one graph for the first block, whose input is one row, and one for all others"
 
 
 # -- fused projections -------------------------------------------------------------------------------------------
