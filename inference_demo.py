@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.demo import hashing, segment_video, staged_result, write_record
 from engine.segment import SegmentOptions
+from models.dit_speed import prepare_for_inference
 from models.text import clean_captions
 from models.weights import load_flowrvs
 from util.device import select_device, select_dtype
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
     with staged_result(output_dir, source) as folder:
         loaded = load_flowrvs(wan_path, options.dit_ckpt, vae_ckpt, options.weights, dtype)
         loaded.pipeline.to(device)
+        prepare_for_inference(loaded.pipeline.transformer)
         how = SegmentOptions.from_flags(options)
         with hashing(loaded.files) as weight_hashes:
             facts = segment_video(

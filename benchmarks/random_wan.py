@@ -1,6 +1,6 @@
-"""Wan models of random weights in three sizes, and clips for them: for measurements that no weights change."""
+"""Wan models of random weights in a few sizes, and clips for them: for measurements that no weights change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Size:
     Attributes:
         dit, vae, text: configurations of the library's classes, where they differ from the defaults.
         clip: [T, H, W] in pixels.
-        batch: clips per step.
+        batch: clips per step; where a video is segmented, its prompts.
         matmul: side of the square matrices by which the device is measured.
     """
 
@@ -61,6 +61,18 @@ SIZES = {
         clip=(17, 480, 832), batch=1, matmul=8192,
     ),
 }  # fmt: skip
+# Of a video that is segmented.
+VIDEO_SIZES = {
+    "toy": replace(SIZES["toy"], batch=2),
+    "mid": Size(
+        {"num_attention_heads": 2, "attention_head_dim": 128, "text_dim": 256, "freq_dim": 256, "ffn_dim": 1472,
+         "num_layers": 8},
+        {**WAN_VAE, "base_dim": 32},
+        SIZES["mid"].text,
+        clip=(33, 240, 416), batch=4, matmul=2048,
+    ),
+    "1.3b": replace(SIZES["1.3b"], clip=(81, 480, 832), batch=8),
+}  # fmt: skip
 
 
 @dataclass
@@ -77,20 +89,24 @@ def build_dit(size: Size) -> WanTransformer3DModel:
     return WanTransformer3DModel(**size.dit, **CHANNELS)
 
 
-def build_vae(size: Size) -> AutoencoderKLWan:
-    return AutoencoderKLWan(**size.vae)
+def build_vae(size: Size, out_channels: int = 3) -> AutoencoderKLWan:
+    return AutoencoderKLWan(**size.vae, out_channels=out_channels)
 
 
 def build_encoder(size: Size) -> UMT5EncoderModel:
     return UMT5EncoderModel(UMT5Config(**size.text, feed_forward_proj="gated-gelu"))
 
 
-def build_parts(size: Size, device: torch.device) -> Parts:
-    """The same weights at every call."""
+def build_parts(size: Size, device: torch.device, out_channels: int = 3) -> Parts:
+    """The same weights at every call.
+
+    Args:
+        out_channels: of the VAE: 3 for pictures, 1 for masks.
+    """
     torch.manual_seed(0)
     dtype = select_dtype("auto", device)
     with device:
-        dit, vae, encoder = build_dit(size), build_vae(size), build_encoder(size)
+        dit, vae, encoder = build_dit(size), build_vae(size, out_channels), build_encoder(size)
     for model in (dit, vae, encoder):
         model.eval().requires_grad_(False)
     return Parts(dit, vae.to(dtype), encoder.to(dtype), build_toy_wan().tokenizer)
@@ -123,3 +139,28 @@ def count_flops(size: Size) -> tuple[int, int]:
         with FlopCounterMode(display=False) as training:
             dit(torch.cat([latents, latents], dim=1), torch.zeros(1), embeddings, return_dict=False)[0].sum().backward()
     return training.get_total_flops(), encoding.get_total_flops()
+
+
+def keep_bfloat16(dit: WanTransformer3DModel) -> None:
+    """As loading has it: norms, time embedder and modulation stay float32."""
+    kept = set(dit._keep_in_fp32_modules or [])
+    for name, parameter in dit.named_parameters():
+        if not kept & set(name.split(".")):
+            parameter.data = parameter.data.bfloat16()
+
+
+@torch.no_grad()
+def count_video_flops(size: Size) -> dict[str, int]:
+    """Of one video and one prompt: what encoder, DiT at one step, and decoder take, on the meta device."""
+    latents = torch.empty(1, 16, 1 + (size.clip[0] - 1) // 4, size.clip[1] // 8, size.clip[2] // 8, device="meta")
+    embeddings = torch.empty(1, TEXT_LENGTH, size.text["d_model"], device="meta")
+    with torch.device("meta"):
+        dit, vae = build_dit(size), build_vae(size, 1)
+        with FlopCounterMode(display=False) as encoding:
+            vae.encode(torch.empty(1, 3, *size.clip))
+        with FlopCounterMode(display=False) as solving:
+            dit(torch.cat([latents, latents], dim=1), torch.zeros(1), embeddings, return_dict=False)
+        with FlopCounterMode(display=False) as decoding:
+            vae.decode(latents)
+    counters = {"encode": encoding, "dit": solving, "decode": decoding}
+    return {stage: counter.get_total_flops() for stage, counter in counters.items()}

@@ -40,7 +40,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
 from diffusers.utils import logging as library_logging
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -48,7 +48,17 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from benchmarks.gauges import PeakMemory, machine, matmul_rate, timed
-from benchmarks.random_wan import CAPTIONS, SIZES, TEXT_LENGTH, Parts, Size, build_parts, count_flops, draw_batches
+from benchmarks.random_wan import (
+    CAPTIONS,
+    SIZES,
+    TEXT_LENGTH,
+    Parts,
+    Size,
+    build_parts,
+    count_flops,
+    draw_batches,
+    keep_bfloat16,
+)
 from datasets.clip import ClipBatch
 from engine.build import build_task, prepare_network, trainer_options
 from engine.latents import LatentBatch
@@ -213,14 +223,6 @@ def cached_batches(vae: AutoencoderKLWan, batches: list[ClipBatch]) -> list[Late
         )
         for batch in encoded
     ]  # fmt: skip
-
-
-def keep_bfloat16(dit: WanTransformer3DModel) -> None:
-    """As loading has it: norms, time embedder and modulation stay float32."""
-    kept = set(dit._keep_in_fp32_modules or [])
-    for name, parameter in dit.named_parameters():
-        if not kept & set(name.split(".")):
-            parameter.data = parameter.data.bfloat16()
 
 
 def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, folder: Path) -> Trainer:

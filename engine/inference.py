@@ -19,6 +19,7 @@ from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
 from engine.segment import SegmentOptions
+from models.dit_speed import prepare_for_inference
 from models.text_cache import text_identity
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.checkpoint import fingerprint
@@ -65,6 +66,7 @@ def run_inference(
         )  # fmt: skip
         workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
         pipeline = loaded.pipeline.to(device)
+        prepare_for_inference(pipeline.transformer)
         metrics = evaluate(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
     if state.is_main_process:
         _report(folder, metrics)

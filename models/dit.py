@@ -7,6 +7,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.dit_speed import is_one_row
 from models.flow import timestep_of
 from util.errors import UserError
 
@@ -87,6 +88,9 @@ def predict_velocity(
 ) -> Tensor:
     """The velocity at ``latents``, one evaluation of the DiT.
 
+    Latents that are one row expanded, at one sigma expanded, reach the DiT as such: see
+    ``dit_speed.share_first_attention``.
+
     Args:
         latents: [B, C, T, H, W] on the path.
         video_latents: [B, C, T, H, W] clean; concatenated on the channel axis where the DiT has injection.
@@ -97,10 +101,12 @@ def predict_velocity(
     Returns:
         [B, C, T, H, W] in the dtype of ``latents``.
     """
-    dtype = dit.patch_embedding.weight.dtype
+    dtype, num_rows = dit.patch_embedding.weight.dtype, len(caption_embeddings)
+    if all(is_one_row(batch) for batch in (latents, video_latents, sigma)):
+        latents, video_latents, sigma = latents[:1], video_latents[:1], sigma[:1]
     model_input = torch.cat([latents, video_latents], dim=1) if has_injection(dit) else latents
     velocity = (network or dit)(
-        hidden_states=model_input.to(dtype),
+        hidden_states=model_input.to(dtype).expand(num_rows, -1, -1, -1, -1),
         timestep=timestep_of(sigma),
         encoder_hidden_states=caption_embeddings.to(dtype),
         return_dict=False,

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models import mask_vae
 from models.dit import has_injection, predict_velocity
+from models.dit_speed import keep_rotary_float32
 from models.flow import sigma_schedule
 from models.mask_vae import logits_to_masks, resize_logits
 from models.objectives import FLOW, NOISE, REM, check_num_steps, check_objective, predict_mask_latents
@@ -94,6 +95,7 @@ class FlowRVS(DiffusionPipeline):
         )
         self._check_parts()
         use_fast_layers(vae)
+        keep_rotary_float32(transformer)
 
     @property
     def size_multiple(self) -> tuple[int, int]:

@@ -79,8 +79,8 @@ def predict_mask_latents(
         return solve(evaluate, video_latents, sigmas)
     if objective == NOISE:
         return solve(evaluate, noise, sigmas)
-    sigma = torch.full((len(video_latents),), 0.0 if objective == REM else 1.0, device=video_latents.device)
-    return evaluate(video_latents, sigma)
+    sigma = torch.full((1,), 0.0 if objective == REM else 1.0, device=video_latents.device)
+    return evaluate(video_latents, sigma.expand(len(video_latents)))
 
 
 def check_objective(objective: str, injection: bool) -> None:

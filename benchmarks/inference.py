@@ -1,0 +1,296 @@
+"""Seconds, peak memory and FLOP/s of segmenting a video, each lever on and off, against the plain rendering.
+
+    PYTHONPATH=. python benchmarks/inference.py [--size mid] [--rows plain ours ...] [--rounds 3] [--chart FILE.svg]
+
+``--size 1.3b`` is Wan2.1-T2V-1.3B at 480 x 832 x 81 with 8 prompts and needs a GPU; ``mid`` is for a CPU: a VAE of base
+width 32 and a DiT 256 wide with 8 layers, at 240 x 416 x 33 with 4 prompts; ``toy`` shows that the program runs.
+Weights are random; the video, of one and a half times that size, is an H.264 file of drifting colours. Every run has a
+process of its own; rows alternate, so that all see the same machine. Loading weights is left out.
+
+The plain rendering does for every prompt what the original's loop does, by the libraries alone: decode and resize the
+frames, run the text encoder on 256 tokens, encode the video, evaluate the DiT, decode, resize the logits as float32,
+threshold, write the masks by Pillow. "ours" is ``engine.demo.segment_video``, all of it: it writes an overlay video as
+well. Rows of ``dit`` evaluate the DiT alone, for all prompts, on latents that are ready. benchmarks/video_rows.py has
+the rows.
+
+TFLOP/s divide what the stage's modules need for the work of that row, counted on the meta device, by its seconds; the
+device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a CPU, measured in each process. Peak
+memory is all that the process holds, weights included: on CUDA what is allocated, on a CPU resident memory beyond that
+after imports. Resizing runs on the threads that write in ours, so its seconds are theirs, and within those of writing.
+"""
+
+import contextlib
+import shlex
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from datetime import date
+from fractions import Fraction
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
+
+import av
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.utils import logging as library_logging
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import engine.demo
+import models.flowrvs
+from benchmarks.gauges import PeakMemory, machine, matmul_rate, timed
+from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
+from benchmarks.video_report import Measured, Results, chart, dit_table, stage_table, whole_table
+from benchmarks.video_rows import DIT, NUM_TOKENS, PLAIN, ROWS, Row
+from engine.demo import segment_video
+from engine.segment import SegmentOptions
+from models.dit_speed import prepare_for_inference
+from models.flow import sigma_schedule
+from models.flowrvs import FlowRVS
+from models.mask_vae import resize_logits
+from util.device import device_name, select_device, select_dtype
+from util.errors import UserError, exit_on_user_error
+from util.options import OptionParser, int_in
+from util.stopwatch import Stopwatch
+from util.video import VideoWriter, open_frames
+
+PROMPTS = [
+    f"the {colour} {thing} that moves {way}"
+    for thing in ("dog", "car")
+    for way in ("left", "right")
+    for colour in ("black", "white")
+]
+SOURCE_SCALE = 1.5
+WARM_UPS, TIMED = 1, 3  # evaluations of the DiT in each process of its rows
+
+
+# -- the plain rendering: frozen on 2026-11-21, never touched again ----------------------------------------------
+
+
+@torch.no_grad()
+def plain_rendering(parts: Parts, file: Path, prompts: list[str], out: Path, size: Size, watch: Stopwatch) -> None:
+    """What the original does for each prompt, and how; by torch, diffusers and transformers alone."""
+    num_frames, height, width = size.clip
+    device, dtype = parts.vae.device, parts.vae.dtype
+    mean = torch.tensor(parts.vae.config.latents_mean, device=device, dtype=dtype).view(1, -1, 1, 1, 1)
+    std = torch.tensor(parts.vae.config.latents_std, device=device, dtype=dtype).view(1, -1, 1, 1, 1)
+    for number, prompt in enumerate(prompts):
+        with watch.stage("read"):
+            with av.open(str(file)) as container:
+                pictures = [frame.to_image() for frame in container.decode(video=0)]
+            source = (pictures[0].height, pictures[0].width)
+            fitted = [np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) for picture in pictures]
+            video = torch.from_numpy(np.stack(fitted)).permute(3, 0, 1, 2)[None].to(device).float() / 127.5 - 1
+        with watch.stage("text"):
+            tokens = parts.tokenizer(
+                [prompt], padding="max_length", max_length=256, truncation=True, return_attention_mask=True,
+                return_tensors="pt",
+            ).to(device)  # fmt: skip
+            text = parts.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+            text = text * tokens.attention_mask[..., None].to(text.dtype)
+        with watch.stage("encode"):
+            latents = (parts.vae.encode(video.to(dtype)).latent_dist.mean - mean) / std
+        with watch.stage("dit"):
+            timestep = torch.full((1,), 1000.0, device=device)
+            both = torch.cat([latents, latents], dim=1)
+            velocity = parts.dit(both, timestep, text, return_dict=False)[0]
+        with watch.stage("decode"):
+            logits = parts.vae.decode(latents - velocity).sample[0, 0].float()  # [T, h, w]
+        with watch.stage("resize"):
+            logits = F.interpolate(logits[None], size=source, mode="bilinear", align_corners=False)[0].cpu()
+        with watch.stage("write"):
+            folder = out / "masks" / str(number)
+            folder.mkdir(parents=True)
+            for index, frame_logits in enumerate(logits[:num_frames]):
+                Image.fromarray((frame_logits > 0).numpy().astype(np.uint8) * np.uint8(255)).save(
+                    folder / f"{index:05d}.png"
+                )
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, size: Size, device: torch.device, file: Path, num_threads: int) -> Measured | None:
+    """One run of a row, in a fresh process; None where memory does not suffice."""
+    library_logging.set_verbosity_error()
+    torch.set_num_threads(num_threads)
+    gauges = Gauges(PeakMemory(device), matmul_rate(size.matmul, device))
+    prompts = PROMPTS[: size.batch]
+    try:
+        with redirect_stderr(StringIO()):  # the parent has a bar of its own
+            parts = build_parts(size, device, out_channels=1)
+            if device.type == "cuda":
+                keep_bfloat16(parts.dit)
+            if name == PLAIN:
+                return measure_whole(lambda out, watch: plain_rendering(parts, file, prompts, out, size, watch), gauges)
+            row = ROWS[name]
+            pipeline = our_pipeline(row, parts, size)
+            if row.part == DIT:
+                return measure_dit(row, pipeline, size, gauges)
+            return measure_whole(lambda out, _watch: our_rendering(row, pipeline, file, prompts, out), gauges)
+    except torch.OutOfMemoryError:
+        return None
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """Of this process: its memory, and FLOP/s of the matrix product."""
+
+    memory: PeakMemory
+    matmul: float
+
+
+def our_pipeline(row: Row, parts: Parts, size: Size) -> FlowRVS:
+    """As the scripts prepare it, then changed by the row."""
+    pipeline = FlowRVS(
+        parts.dit, parts.vae, parts.encoder, parts.tokenizer, box_height=size.clip[1], box_width=size.clip[2]
+    )
+    prepare_for_inference(pipeline.transformer)
+    row.change(pipeline)
+    return pipeline
+
+
+def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], out: Path) -> None:
+    segment_video(pipeline, open_frames(str(file)), prompts, out, SegmentOptions(prompt_batch=row.prompt_batch))
+
+
+def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Measured:
+    """From file to files: ``run`` takes a folder that it shall fill, and a stopwatch that it may use."""
+    with tempfile.TemporaryDirectory() as folder, gauged(gauges.memory) as (watch, peaks):
+        start = time.perf_counter()
+        run(Path(folder), watch)
+        wall = time.perf_counter() - start
+        files = [sorted(prompt.iterdir()) for prompt in sorted((Path(folder) / "masks").iterdir())]
+        masks = np.array([[np.asarray(Image.open(mask)) > 0 for mask in each] for each in files])  # [P, T, H, W]
+    return Measured(watch.seconds, peaks, [wall], gauges.matmul, np.packbits(masks))
+
+
+@torch.no_grad()
+def measure_dit(row: Row, pipeline: FlowRVS, size: Size, gauges: Gauges) -> Measured:
+    """The DiT alone; its stages are itself and the seconds of all processors."""
+    device = pipeline.device
+    generator = torch.Generator().manual_seed(2)
+    latent_size = (1 + (size.clip[0] - 1) // 4, size.clip[1] // 8, size.clip[2] // 8)
+    video = torch.randn(1, 16, *latent_size, generator=generator).to(device)
+    captions = torch.zeros(size.batch, TEXT_LENGTH, size.text["d_model"])
+    captions[:, :NUM_TOKENS] = torch.randn(size.batch, NUM_TOKENS, size.text["d_model"], generator=generator)
+    sigmas = sigma_schedule(row.num_steps).to(device)
+    solved: list[Tensor] = []
+
+    def evaluations() -> Iterator[None]:
+        while True:
+            batches = captions.to(device).split(row.prompt_batch)
+            solved[:] = [pipeline.predict_mask_latents(video, batch, sigmas) for batch in batches]
+            yield
+
+    gauges.memory.reset()
+    wall, processor = timed(evaluations(), WARM_UPS + TIMED, device)
+    seconds = {"dit": statistics.median(wall[WARM_UPS:]), "processor": statistics.median(processor[WARM_UPS:])}
+    output = torch.cat(solved).float().cpu().numpy()
+    return Measured(seconds, {"dit": gauges.memory.read()}, wall[WARM_UPS:], gauges.matmul, output)
+
+
+@contextlib.contextmanager
+def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, int]]]:
+    """A stopwatch to which all that are made inside the block add, resizing as a stage of its own; and peaks."""
+    seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+
+    class Gauge(Stopwatch):
+        def __init__(self, device: torch.device | None = None) -> None:
+            super().__init__(device)
+            self.seconds = seconds
+
+        @contextlib.contextmanager
+        def stage(self, name: str) -> Iterator[None]:
+            memory.reset()
+            with super().stage(name):
+                yield
+            peaks[name] = max(peaks.get(name, 0), memory.read())
+
+    lock = threading.Lock()
+
+    def timed_resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+        start = time.perf_counter()
+        resized = resize_logits(logits, size)
+        with lock:
+            seconds["resize"] = seconds.get("resize", 0) + time.perf_counter() - start
+        return resized
+
+    with (
+        patch.object(engine.demo, "Stopwatch", Gauge),
+        patch.object(models.flowrvs, "Stopwatch", Gauge),
+        patch.object(engine.demo, "resize_logits", timed_resize),
+    ):
+        yield Gauge(torch.device("cuda") if memory.is_cuda else None), peaks
+
+
+def measure_all(names: list[str], size: Size, device: torch.device, rounds: int, file: Path) -> Results:
+    """Each row as often as there are rounds, alternating, so that all see the same machine."""
+    results: Results = {name: [] for name in names}
+    for name in (bar := tqdm(names * rounds, desc="measure", unit="row")):
+        bar.set_postfix_str(name)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            try:
+                done = pool.submit(measure, name, size, device, file, torch.get_num_threads()).result()
+            except BrokenProcessPool:  # killed, as happens when memory runs out
+                done = None
+        results[name].append(done)
+    return results
+
+
+def write_source(file: Path, size: Size) -> None:
+    """A video of drifting colours, as an H.264 file."""
+    num_frames, height, width = size.clip
+    source = (round(SOURCE_SCALE * width / 2) * 2, round(SOURCE_SCALE * height / 2) * 2)
+    rng = np.random.default_rng(0)
+    begin, end = rng.integers(0, 256, (2, 9, 16, 3)).astype(np.float32)
+    with VideoWriter(file, Fraction(24)) as video:
+        for share in np.linspace(0, 1, num_frames):
+            coarse = (1 - share) * begin + share * end
+            video.write(cv2.resize(coarse, source, interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8))
+
+
+def main() -> None:
+    parser = OptionParser(prog="benchmarks/inference.py", description="Speed and memory of segmenting a video.")
+    parser.add_argument("--size", choices=tuple(VIDEO_SIZES), default="mid", help="of models and video")
+    parser.add_argument("--rows", nargs="+", choices=(PLAIN, *ROWS), default=[PLAIN, *ROWS], help="what to run")
+    parser.add_argument("--rounds", type=int_in(1), default=3, help="of all rows")
+    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--chart", metavar="FILE", help="write the seconds per stage as an SVG picture")
+    options = parser.parse_args()
+    with exit_on_user_error(parser.prog), tempfile.TemporaryDirectory() as folder:
+        device, size = select_device(options.device), VIDEO_SIZES[options.size]
+        if options.size == "1.3b" and device.type == "cpu":
+            raise UserError("--size 1.3b: needs a GPU, got cpu; use --size mid")
+        file = Path(folder) / "source.mp4"
+        write_source(file, size)
+        flops = count_video_flops(size)
+        results = measure_all(options.rows, size, device, options.rounds, file)
+    num_frames, height, width = size.clip
+    dtype = str(select_dtype("auto", device)).removeprefix("torch.")
+    print(
+        f"    PYTHONPATH=. python {shlex.join(sys.argv)}\n\n{machine(device)}; {date.today()}; random weights, "
+        f"{dtype}, {height} x {width} x {num_frames}, {size.batch} prompts; medians of {options.rounds} rounds."
+    )
+    for text in (whole_table(results, size), stage_table(results, size, flops), dit_table(results, size, flops)):
+        if text:
+            print(f"\n{text}")
+    if options.chart:
+        Path(options.chart).write_text(chart(results, size), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The rows of benchmarks/inference.py: ways to segment a video, and ways to run its DiT.
+
+A row is a function that changes a pipeline: to add one, write the function and name it in ``ROWS``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.dit_speed import compile_for_any_length, fuse_projections, stop_sharing
+from models.flowrvs import FlowRVS
+
+WHOLE, DIT = "whole", "dit"
+NUM_TOKENS = 20  # of a caption of the DiT's rows; the other rows are padding
+
+
+def nothing(_pipeline: FlowRVS) -> None:
+    """As the scripts load it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way.
+
+    Attributes:
+        words: how it differs from ours.
+        part: the whole, from file to files, or the DiT alone, on latents that are ready.
+        change: what is done to the pipeline after loading.
+        prompt_batch: prompts at a time.
+        num_steps: of the DiT's rows.
+    """
+
+    words: str
+    part: str = WHOLE
+    change: Callable[[FlowRVS], None] = nothing
+    prompt_batch: int = 4
+    num_steps: int = 1
+
+
+def contiguous_vae(pipeline: FlowRVS) -> None:
+    for parameter in pipeline.vae.parameters():
+        parameter.data = parameter.data.contiguous()
+
+
+def unshared(pipeline: FlowRVS) -> None:
+    stop_sharing(pipeline.transformer)
+
+
+def fused(pipeline: FlowRVS) -> None:
+    fuse_projections(pipeline.transformer)
+
+
+def compiled(pipeline: FlowRVS) -> None:
+    compile_for_any_length(pipeline.transformer)
+
+
+def collapsed(pipeline: FlowRVS) -> None:
+    """Padding rows of the text as one key whose bias is the logarithm of their number; measured, and left out."""
+    dit = pipeline.transformer
+
+    def keep_one(_module: nn.Module, _inputs: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        temb, modulation, text, image = output  # text [B, L, D]
+        dit.num_padding = text.shape[1] - NUM_TOKENS
+        return temb, modulation, text[:, : NUM_TOKENS + 1], image
+
+    def add_bias(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, text, _mask, *others = inputs
+        bias: Tensor = torch.zeros(len(text), 1, 1, text.shape[1], dtype=hidden.dtype, device=hidden.device)
+        bias[..., -1] = math.log(dit.num_padding)
+        return (hidden, text, bias, *others)
+
+    dit.condition_embedder.register_forward_hook(keep_one)
+    for block in dit.blocks:
+        block.attn2.register_forward_pre_hook(add_bias)
+
+
+def text_kept(pipeline: FlowRVS) -> None:
+    """Keys and values of the text computed once and for all: more than any cache can save. Measured, and left out."""
+    for block in pipeline.transformer.blocks:
+        block.attn2.to_k, block.attn2.to_v = Remembered(block.attn2.to_k), Remembered(block.attn2.to_v)
+
+
+class Remembered(nn.Module):
+    """A layer that answers always as it did the first time: right for one batch of captions alone."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.known: Tensor | None = None
+
+    def forward(self, text: Tensor) -> Tensor:
+        if self.known is None:
+            self.known = self.layer(text)
+        return self.known
+
+
+PLAIN = "plain"
+ROWS = {
+    "ours": Row(""),
+    "one-prompt": Row("one prompt at a time", prompt_batch=1),
+    "contiguous-vae": Row("contiguous VAE", change=contiguous_vae),
+    "dit": Row("", DIT),
+    "dit-one-prompt": Row("one prompt at a time", DIT, prompt_batch=1),
+    "dit-unshared": Row("first self-attention for every prompt", DIT, unshared),
+    "dit-fused": Row("fused projections", DIT, fused),
+    "dit-compile": Row("compiled blocks", DIT, compiled),
+    "dit-collapsed": Row("padding rows as one key with a bias", DIT, collapsed),
+    "dit-2": Row("2 steps", DIT, num_steps=2),
+    "dit-2-text-kept": Row("2 steps, the text's keys and values kept", DIT, text_kept, num_steps=2),
+}
