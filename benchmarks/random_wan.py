@@ -45,7 +45,7 @@ SIZES = {
         {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "vocab_size": 256},
         clip=(5, 32, 32), batch=1, matmul=256,
     ),
-    # Two clips a step: with one, torch sends most of the VAE's convolutions on a CPU to a path many times slower.
+    # Two clips a step: with one, the library's VAE sends most convolutions on a CPU to a path many times slower.
     "mid": Size(
         {"num_attention_heads": 8, "attention_head_dim": 64, "text_dim": 256, "freq_dim": 128, "ffn_dim": 2944,
          "num_layers": 8},

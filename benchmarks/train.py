@@ -62,13 +62,13 @@ from benchmarks.random_wan import (
 from datasets.clip import ClipBatch
 from engine.build import build_task, prepare_network, trainer_options
 from engine.latents import LatentBatch
-from engine.steps import FlowTask
 from engine.trainer import Trainer
 from main import build_parser
 from models import mask_vae
 from models.flowrvs import FlowRVS
 from models.text import Captions, embed_captions
 from models.text_cache import CaptionCache
+from models.vae_layers import use_library_layers
 from util.device import device_name, select_device
 from util.errors import UserError, exit_on_user_error
 from util.options import OptionParser, int_in
@@ -135,16 +135,14 @@ class Row:
     Attributes:
         flags: of main.py.
         text_each_step: the encoder stays and runs, instead of the cache.
-        contiguous: the VAE's weights.
-        one_call: video and mask go through the VAE as one batch.
+        library_vae: the VAE with the library's layers and contiguous weights.
         cached: latents are ready, as from --latent_cache, but in memory.
         needs: what this machine may lack.
     """
 
     flags: str = ""
     text_each_step: bool = False
-    contiguous: bool = False
-    one_call: bool = False
+    library_vae: bool = False
     cached: bool = False
     needs: str = ""
 
@@ -152,8 +150,7 @@ class Row:
         changes = {
             f"`{self.flags}`": bool(self.flags),
             "text encoder each step": self.text_each_step,
-            "contiguous VAE": self.contiguous,
-            "video and mask in one VAE call": self.one_call,
+            "the library's VAE layers, contiguous": self.library_vae,
             "latents cached": self.cached,
         }
         return ", ".join(words for words, holds in changes.items() if holds)
@@ -164,8 +161,7 @@ CUDA, EIGHT_BIT = "a GPU", "torchao or bitsandbytes"
 ROWS = {
     "ours": Row(),
     "text-each-step": Row(text_each_step=True),
-    "contiguous-vae": Row(contiguous=True),
-    "one-vae-call": Row(one_call=True),
+    "library-vae": Row(library_vae=True),
     "checkpoint-2": Row("--checkpoint_every 2"),
     "checkpoint-0": Row("--checkpoint_every 0"),
     "compile": Row("--compile"),
@@ -189,21 +185,6 @@ class EachStep:
         return embed_captions(self.encoder, self.tokenizer, captions, TEXT_LENGTH)
 
 
-class OneCallTask(FlowTask):
-    """Encodes video and mask as one batch of pictures."""
-
-    def _encode(self, batch: ClipBatch) -> LatentBatch:
-        return encode_at_once(self.vae, batch)
-
-
-@torch.no_grad()
-def encode_at_once(vae: AutoencoderKLWan, batch: ClipBatch) -> LatentBatch:
-    both = torch.cat([batch.frames, (2 * batch.masks - 1).expand(-1, 3, -1, -1, -1)]).to(vae.device)
-    mean, log_variance = mask_vae.encode_posterior(vae, both)
-    num, own = len(batch.frames), (batch.captions, batch.keys, batch.seeds, batch.num_real_frames)
-    return LatentBatch(mean[:num], log_variance[:num], mean[num:], *own)
-
-
 class Endless(IterableDataset[ClipBatch | LatentBatch]):
     """The same few batches again and again, from the CPU's memory."""
 
@@ -214,15 +195,15 @@ class Endless(IterableDataset[ClipBatch | LatentBatch]):
         return itertools.cycle(self.batches)
 
 
+@torch.no_grad()
 def cached_batches(vae: AutoencoderKLWan, batches: list[ClipBatch]) -> list[LatentBatch]:
-    encoded = [encode_at_once(vae, batch) for batch in batches]
-    return [
-        LatentBatch(
-            batch.mean.cpu(), batch.log_variance.cpu(), batch.mask_latents.cpu(), batch.captions, batch.keys,
-            batch.seeds, batch.num_real_frames,
-        )
-        for batch in encoded
-    ]  # fmt: skip
+    encoded = []
+    for batch in batches:
+        mean, log_variance = mask_vae.encode_posterior(vae, batch.frames.to(vae.device))
+        mask_latents = mask_vae.encode_masks(vae, batch.masks.to(vae.device))
+        own = (batch.captions, batch.keys, batch.seeds, batch.num_real_frames)
+        encoded.append(LatentBatch(mean.cpu(), log_variance.cpu(), mask_latents.cpu(), *own))
+    return encoded
 
 
 def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, folder: Path) -> Trainer:
@@ -232,7 +213,8 @@ def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, fo
     if options.weights_dtype == "bf16":
         keep_bfloat16(parts.dit)
     pipeline = FlowRVS(parts.dit, parts.vae, None, None)
-    if row.contiguous:
+    if row.library_vae:
+        use_library_layers(parts.vae)
         for parameter in parts.vae.parameters():
             parameter.data = parameter.data.contiguous()
     captions: Captions = EachStep(parts.encoder, parts.tokenizer)
@@ -242,10 +224,6 @@ def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, fo
         captions = cache
     prepare_network(options, pipeline, device)
     task = build_task(options, pipeline, captions)
-    if row.one_call:
-        task = OneCallTask(
-            parts.dit, parts.vae, captions, bbs_prob=options.bbs_prob, start_point_augmentation=options.use_spa
-        )
     return Trainer(task, trainer_options(options, 10**6, device), folder, Accelerator(cpu=device.type == "cpu"))
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 FRAMES_PER_CHUNK = 4  # the library encodes 1 + 4 + 4 + ... frames, whatever the temporal stride
-# Of video, over the batch, in one pass: a latent frame at 480p. Small frames gain by passing together.
-PIXELS_AT_ONCE = FRAMES_PER_CHUNK * 480 * 832
+# Of video, over the batch, in one pass. Small frames gain by passing together, a sixth at 64 x 96; large ones, from
+# 240 x 416 on, only take more memory.
+PIXELS_AT_ONCE = FRAMES_PER_CHUNK * 240 * 416
 
 
 @apply_forward_hook  # moves an offloaded VAE to its device, as for the library's encode

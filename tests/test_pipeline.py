@@ -59,7 +59,7 @@ def test_n_steps_evaluate_the_dit_n_times_on_the_grid(toy_pipeline, num_steps, g
 def test_video_is_encoded_once_for_all_prompts_and_each_distinct_caption_once(toy_pipeline):
     with Calls(toy_pipeline) as calls:
         result = toy_pipeline(video(9), ["a dog", "a cat", " a  dog "], prompt_batch=2)
-    assert calls.count == {"encode": 3, "dit": 1}  # 1 + 4 + 4 frames; two captions in one batch
+    assert calls.count == {"encode": 2, "dit": 1}  # 1 + 8 frames; two captions in one batch
     assert calls.texts == 2
     assert torch.equal(result.logits[0], result.logits[2])
     assert not torch.equal(result.logits[0], result.logits[1])
