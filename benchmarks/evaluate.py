@@ -4,10 +4,11 @@
 
 The plain loop goes over expressions, as the original's does: one loader process decodes all JPEGs of the video and
 fits them to the model, for every expression anew; then the video is encoded, the sentence embedded, one prompt solved
-and decoded, the logits resized as float32 and thresholded; J and F are computed with dilations by a full disk, and the
-masks written by Pillow, before the next begins. Ours is ``engine.evaluate`` with its captions embedded, its worker
-processes started and its records written, all within the time. Both use the toy model of assets/toy and as many
-threads; loading weights is left out of both. Sources are toy videos enlarged to 1280 x 720 JPEGs, 16 sentences each.
+and decoded, all by the library's layers; the logits are resized as float32 and thresholded, J and F computed with
+dilations by a full disk, and the masks written by Pillow, before the next begins. Ours is ``engine.evaluate`` with its
+captions embedded, its worker processes started and its records written, all within the time. Both use the toy model of
+assets/toy and as many threads; loading weights is left out of both. Sources are toy videos enlarged to 1280 x 720
+JPEGs, 16 sentences each.
 
 Besides wall-clock time, the processor time of all processes of each is reported: on a busy machine it is the steadier
 number, but it leaves out what ours gains by working side by side.
@@ -38,6 +39,9 @@ from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
 from engine.segment import SegmentOptions
+from models.dit_speed import prepare_for_inference
+from models.flowrvs import FlowRVS
+from models.vae_layers import use_library_layers
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.files import write_text_whole
 from util.options import OptionParser, int_in
@@ -47,6 +51,12 @@ TOY = Path(__file__).parents[1] / "assets" / "toy"
 SIZE = (720, 1280)
 NUM_SENTENCES = 16
 Masks = NDArray[np.bool_]
+
+
+def load_toy() -> LoadedFlowRVS:
+    loaded = load_flowrvs(str(TOY / "flowrvs"), vae_ckpt=str(TOY / "mask_vae"))
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded
 
 
 # -- the plain loop ----------------------------------------------------------------------------------------------
@@ -71,8 +81,16 @@ class PlainExpressions(Dataset[tuple[NDArray[np.uint8], int]]):
         return np.stack(frames), number
 
 
-def plain_loop(loaded: LoadedFlowRVS, split: MeViS, out: Path) -> None:
-    pipeline = loaded.pipeline
+def plain_pipeline() -> FlowRVS:
+    """With the library's VAE as it is."""
+    pipeline = load_toy().pipeline
+    use_library_layers(pipeline.vae)
+    for parameter in pipeline.vae.parameters():
+        parameter.data = parameter.data.contiguous()
+    return pipeline
+
+
+def plain_loop(pipeline: FlowRVS, split: MeViS, out: Path) -> None:
     dataset = PlainExpressions(split, pipeline.fitted_size(*SIZE))
     scores = {}
     for frames, number in tqdm(DataLoader(dataset, batch_size=None, num_workers=1), desc="plain loop"):
@@ -185,8 +203,8 @@ def main() -> None:
     parser.add_argument("--prompt_batch", type=int_in(1), default=4, help="of ours")
     parser.add_argument("--num_workers", type=int_in(1), default=num_cores(), help="of ours: writing and scoring")
     options = parser.parse_args()
-    loaded = load_flowrvs(str(TOY / "flowrvs"), vae_ckpt=str(TOY / "mask_vae"))
-    loaded.pipeline.set_progress_bar_config(disable=True)
+    loaded, original = load_toy(), plain_pipeline()
+    prepare_for_inference(loaded.pipeline.transformer)
     plain: list[Cost] = []
     ours: list[Cost] = []
     with tempfile.TemporaryDirectory() as name:
@@ -195,7 +213,7 @@ def main() -> None:
         split = MeViS(root, "valid_u")
         num_expressions = len(split.expressions)
         for _ in range(options.rounds):  # alternating, so that both see the same machine
-            plain.append(measure(lambda out: plain_loop(loaded, split, out), root / "plain", num_expressions))
+            plain.append(measure(lambda out: plain_loop(original, split, out), root / "plain", num_expressions))
             ours.append(
                 measure(
                     lambda out: our_evaluation(loaded, split, out, options.prompt_batch, options.num_workers),
