@@ -114,7 +114,7 @@ def dit_table(results: Results, size: Size, flops: dict[str, int]) -> str:
             f"| {stage_seconds(every, 'processor') / size.batch:.3f} | {speed / 1e12:.3g} | {speed / rate:.0%} "
             f"| {stage_peak(every, 'dit')} | {error:.1e} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "Relative error: of the mask latents, against the first row of as many steps."])
 
 
 def stage_seconds(runs: list[Measured], stage: str) -> float:
