@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from datasets.split import DuplicateKeyError
 from util.errors import UserError
 from util.files import move_over, staged_folder
 from util.json_items import object_items
-from util.masks import checked_rle
+from util.masks import checked_rle, run_lengths
 
 SUFFIX = ".store"
 FORMAT = 2  # of the folder; another number converts anew
@@ -75,16 +74,23 @@ class MaskStore:
         height, width = self._sizes[self._objects[annotation][0] + position].tolist()
         return (height, width) if height else None
 
-    def decode(self, annotation: str, position: int) -> NDArray[np.uint8] | None:
-        """[H, W] of 0 and 1; None where the object is absent."""
-        size = self.size(annotation, position)
-        if size is None:
-            return None
+    def paint(self, annotation: str, position: int, columns: NDArray[np.uint8]) -> None:
+        """Sets the pixels of an object to 1; none where it is absent.
+
+        Run by run this takes a fifth of pycocotools' decode, which writes every pixel, and joins objects for nothing.
+
+        Args:
+            columns: a picture of the mask's size, turned: [W, H], contiguous, as run lengths go.
+        """
         number = self._objects[annotation][0] + position
         first = int(self._ends[number - 1]) if number else 0
         counts = self._read_counts(first, int(self._ends[number]))
-        mask: NDArray[np.uint8] = coco_mask.decode({"size": list(size), "counts": counts})
-        return mask
+        if not counts:
+            return
+        ends = np.cumsum(run_lengths(counts)).tolist()
+        pixels = columns.reshape(-1)
+        for start, end in zip(ends[0::2], ends[1::2], strict=False):  # background may come last
+            pixels[start:end] = 1
 
     def _read_counts(self, first: int, end: int) -> bytes:
         # Read, not mapped: pages of a mapping count as the worker's own memory, up to the whole file.

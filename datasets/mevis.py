@@ -64,23 +64,17 @@ class MeViS(Split):
                     f"{self._store.source}: annotation {annotation} of {expression.video} must list {len(order)} "
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
-        # Column by column, as run lengths are decoded.
-        union = np.empty((len(indices), size[1], size[0]), np.uint8).transpose(0, 2, 1)
-        for row, index in zip(union, indices, strict=True):
-            row[...] = 0
+        columns = np.zeros((len(indices), size[1], size[0]), np.uint8)  # turned, as run lengths go
+        for picture, index in zip(columns, indices, strict=True):
             for annotation in annotations:
-                mask = self._mask(annotation, order[index], size, expression.video)
-                if mask is not None:
-                    np.bitwise_or(row, mask, out=row)
-        return union.view(bool)
-
-    def _mask(self, annotation: str, position: int, size: tuple[int, int], video: str) -> NDArray[np.uint8] | None:
-        own_size = self._store.size(annotation, position)
-        if own_size not in (None, size):
-            raise MaskSizeError(
-                f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of {video} have {size}"
-            )
-        return self._store.decode(annotation, position)
+                own_size = self._store.size(annotation, order[index])
+                if own_size not in (None, size):
+                    raise MaskSizeError(
+                        f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of "
+                        f"{expression.video} have {size}"
+                    )
+                self._store.paint(annotation, order[index], picture)
+        return columns.view(bool).transpose(0, 2, 1)
 
 
 def _targets(fields: Any, place: str) -> tuple[str, ...] | None:

@@ -41,15 +41,22 @@ def source(tmp_path):
     return path
 
 
+def painted(store, *places):
+    columns = np.zeros(SIZE[::-1], np.uint8)
+    for annotation, position in zip(places[::2], places[1::2], strict=True):
+        store.paint(annotation, position, columns)
+    return columns.T
+
+
 def check(store, *seeds):
     assert store.annotations == [str(7 * seed) for seed in seeds]
     for seed in seeds:
         annotation = str(7 * seed)
         assert annotation in store and store.num_masks(annotation) == 3
         for position, rle in enumerate(document(seed)[annotation]):
-            decoded = store.decode(annotation, position)
+            decoded = painted(store, annotation, position)
             if rle is None:
-                assert decoded is None and store.size(annotation, position) is None
+                assert not decoded.any() and store.size(annotation, position) is None
             else:
                 assert (decoded == coco_mask.decode(rle)).all() and store.size(annotation, position) == SIZE
 
@@ -58,13 +65,27 @@ def test_masks_equal_those_of_pycocotools(source):
     store = MaskStore(source)
     check(store, 0, 1, 2)
     assert "1" not in store
-    assert (store.decode("7", 2).astype(bool) == masks(1)[2]).all()
+    assert (painted(store, "7", 2).astype(bool) == masks(1)[2]).all()
+
+
+def test_objects_painted_on_one_picture_are_joined(source):
+    store = MaskStore(source)
+    assert (painted(store, "0", 0, "7", 2, "14", 1).astype(bool) == masks(0)[0] | masks(1)[2]).all()
+
+
+@pytest.mark.parametrize("filled", ["nothing but the last pixel", "all", "all but the first pixel"])
+def test_runs_may_begin_and_end_anywhere(source, filled):
+    mask = np.full(SIZE, filled != "nothing but the last pixel")
+    mask.T.reshape(-1)[-1] = True
+    mask[0, 0] = filled == "all"
+    source.write_text(json.dumps({"5": [encode(mask)]}))
+    assert (painted(MaskStore(source), "5", 0).astype(bool) == mask).all()
 
 
 def test_annotations_may_be_empty_or_without_masks(source):
     source.write_text('{ "5" : [] , "6" : [null] }')
     store = MaskStore(source)
-    assert store.num_masks("5") == 0 and store.decode("6", 0) is None
+    assert store.num_masks("5") == 0 and not painted(store, "6", 0).any()
     source.write_text(" { } ")
     assert MaskStore(source).annotations == []
 
@@ -124,8 +145,9 @@ def test_a_cache_dir_that_cannot_be_made_names_the_option(source, tmp_path):
 
 def test_two_processes_at_once_convert_once(source):
     script = (
-        "import sys; from pathlib import Path; from datasets.mask_store import MaskStore\n"
-        "sys.stdin.read(1); print(MaskStore(Path(sys.argv[1])).decode('7', 0).sum())"
+        "import sys; from pathlib import Path; import numpy as np; from datasets.mask_store import MaskStore\n"
+        "columns = np.zeros((40, 30), np.uint8); sys.stdin.read(1)\n"
+        "MaskStore(Path(sys.argv[1])).paint('7', 0, columns); print(columns.sum())"
     )
     command = [sys.executable, "-c", script, str(source)]
     root = Path(__file__).parents[1]

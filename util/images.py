@@ -12,10 +12,10 @@ from util.frames import Frame
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-JPEG_REDUCTIONS = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
+JPEG_REDUCTIONS = {  # reading in RGB has a flag of its own, which excludes that of BGR
+    8: cv2.IMREAD_REDUCED_COLOR_8 & ~cv2.IMREAD_COLOR_BGR | cv2.IMREAD_COLOR_RGB,
+    4: cv2.IMREAD_REDUCED_COLOR_4 & ~cv2.IMREAD_COLOR_BGR | cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_COLOR_2 & ~cv2.IMREAD_COLOR_BGR | cv2.IMREAD_COLOR_RGB,
 }
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # of EXIF: height and width swap
 ORIENTATION_TAG = 0x0112
@@ -40,9 +40,9 @@ def read_image(file: Path, at_least: tuple[int, int] | None = None) -> Frame:
         flag = cv2.IMREAD_COLOR_RGB
         if at_least is not None:
             flag = _reduction(image_size(file), at_least)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        picture: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if picture is not None:
-            return picture if flag == cv2.IMREAD_COLOR_RGB else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            return picture
     return _read_with_pillow(file)
 
 
