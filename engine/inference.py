@@ -2,15 +2,11 @@
 
 import argparse
 import contextlib
-import hashlib
-import json
 from dataclasses import asdict
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 from accelerate import PartialState
 
 from datasets.selection import choose_videos
@@ -18,14 +14,12 @@ from datasets.split import Split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
+from engine.identity import hash_of, model_identity
 from engine.segment import SegmentOptions
-from models.text_cache import text_identity
 from models.weights import LoadedFlowRVS, load_flowrvs
-from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.parallel import num_cores
 
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pycocotools")
 LONGEST_WAIT = timedelta(hours=6)  # of a process for the others' last videos
 MOST_WORKERS = 4
 
@@ -76,27 +70,16 @@ def run_identity(
     name: str, split: Split, loaded: LoadedFlowRVS, weights: str, options: SegmentOptions
 ) -> dict[str, Any]:
     """What the results of a run depend on, in JSON values."""
-    pipeline = loaded.pipeline
-    entries = ("max_sequence_length", "box_height", "box_width", "objective")
     return {
         "dataset": {
             "name": name,
             "videos": len({expression.video for expression in split.expressions}),
             "expressions": len(split.expressions),
-            "content": _hash([asdict(expression) for expression in split.expressions]),
+            "content": hash_of([asdict(expression) for expression in split.expressions]),
             "has_masks": split.has_masks,
         },
         "options": asdict(options),
-        "weights": {part: fingerprint(files) for part, files in loaded.files.items()} | {"choice": weights},
-        "model": {entry: pipeline.config[entry] for entry in entries}
-        | {part: _hash(dict(getattr(pipeline, part).config)) for part in ("transformer", "vae")}
-        | {"text": _hash(text_identity(loaded.folder))},
-        "libraries": {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__},
-    }
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    } | model_identity(loaded, weights)
 
 
 def _report(folder: EvaluationFolder, metrics: dict[str, Any] | None) -> None:

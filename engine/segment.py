@@ -3,6 +3,8 @@
 import argparse
 from dataclasses import dataclass
 
+from models.windows import choose_windows
+
 
 @dataclass(frozen=True)
 class SegmentOptions:
@@ -14,8 +16,24 @@ class SegmentOptions:
     threshold: float = 0.5
     prompt_batch: int = 4
     seed: int = 0
+    window: int = 0
+    overlap: int | None = None
+
+    @property
+    def num_shared(self) -> int:
+        """Frames that successive windows share."""
+        return choose_windows(self.window, self.overlap).overlap
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> "SegmentOptions":
         """From the flags of ``util.flags.add_segment_flags``."""
-        return cls(flags.num_steps, flags.reso_h, flags.reso_w, flags.threshold, flags.prompt_batch, flags.seed)
+        return cls(
+            num_steps=flags.num_steps,
+            box_height=flags.reso_h,
+            box_width=flags.reso_w,
+            threshold=flags.threshold,
+            prompt_batch=flags.prompt_batch,
+            seed=flags.seed,
+            window=flags.window,
+            overlap=flags.overlap,
+        )
