@@ -25,6 +25,7 @@ from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
 from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
+from util.memory import return_large_blocks
 from util.options import OptionParser, float_in, int_in
 from util.stopwatch import Stopwatch
 from util.video import open_frames
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks what can be checked before the weights load, then segments and records."""
+    return_large_blocks()
     device = select_device(options.device)
     dtype = select_dtype(options.dtype, device)
     captions = list(dict.fromkeys(clean_captions(options.text_prompts)))

@@ -41,8 +41,21 @@ class Stages(DiffusionPipeline):
     def encode_video(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
         num_chunks = 1 + (video.shape[2] - 1) // mask_vae.FRAMES_PER_CHUNK
-        with self._bar("encode video", self.vae.encoder, num_chunks):
+        with self._untiled(), self._bar("encode video", self.vae.encoder, num_chunks):
             return mask_vae.encode_video(self.vae, video)
+
+    @contextlib.contextmanager
+    def _untiled(self) -> Iterator[None]:
+        """Whole frames, also where the decoder works in tiles (``vae.enable_tiling``).
+
+        Encoding takes less memory than decoding, and tiles of it would change what the DiT sees: on the toy at 320 x
+        320 masks keep an IoU of 0.945 with both in tiles, of 0.997 with the decoder alone.
+        """
+        is_tiled, self.vae.use_tiling = self.vae.use_tiling, False
+        try:
+            yield
+        finally:
+            self.vae.use_tiling = is_tiled
 
     def predict_mask_latents(
         self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor, noise: Tensor | None = None

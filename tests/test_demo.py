@@ -656,7 +656,7 @@ def test_a_termination_signal_cleans_up(tmp_path, toy_folder_demo):
         [*command, str(write_clip(tmp_path / "clip.mp4", 120))], stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr:
-        if "read frames" in line:
+        if "encode video" in line:
             break
     process.terminate()
     process.stderr.read()

@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datasets.toy import make_video
+from models.weights import load_flowrvs
 from models.windows import Blend, Joint, choose_windows, cut, join, mask_iou, spans_of
 from util.errors import UserError
 
@@ -197,3 +200,46 @@ def test_a_stream_without_frames_is_refused(toy_pipeline):
     embeddings = toy_pipeline.embed(PROMPTS)
     with pytest.raises(UserError, match="at least one picture"):
         list(toy_pipeline.segment_stream(iter([]), embeddings))
+
+
+def test_tiles_are_the_decoders_alone(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    counts = {"encoder": 0, "decoder": 0}
+
+    def count(name):
+        def hook(*_):
+            counts[name] += 1
+
+        return hook
+
+    for name in counts:
+        getattr(pipeline.vae, name).register_forward_pre_hook(count(name))
+    whole = pipeline(video(1, 32, 32), "a dog", box_height=32, box_width=32).logits
+    assert counts == {"encoder": 1, "decoder": 1}
+    pipeline.vae.enable_tiling(16, 16, 8, 8)
+    tiled = pipeline(video(1, 32, 32), "a dog", box_height=32, box_width=32).logits
+    assert counts == {"encoder": 2, "decoder": 1 + 16}
+    assert pipeline.vae.use_tiling
+    assert 0 < (tiled - whole).abs().mean() < whole.abs().mean()
+
+
+# How well
+
+
+def test_windows_cost_no_accuracy_on_videos_of_twice_the_training_length():
+    """The shipped toy model learnt on 9 frames. Each J is the mean over sentences and frames."""
+    toy = Path(__file__).parents[1] / "assets" / "toy"
+    pipeline = load_flowrvs(str(toy / "flowrvs"), vae_ckpt=str(toy / "mask_vae")).pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    rng = np.random.default_rng(7)
+    scores = {0: [], 9: []}
+    for made in [make_video(rng, 64, 18) for _ in range(2)]:
+        sentences = made.sentences[:3]
+        for window, found in scores.items():
+            result = pipeline(made.frames, [one.caption for one in sentences], window=window, box_width=64)
+            for sentence, masks in zip(sentences, result.masks, strict=True):
+                truth = made.masks[list(sentence.targets)].any(axis=0)
+                found.append(mask_iou(torch.from_numpy(masks)[:, None], torch.from_numpy(truth)[:, None]).mean())
+    assert len(scores[0]) >= 6
+    assert np.mean(scores[9]) >= np.mean(scores[0]) - 0.02
+    assert np.mean(scores[9]) > 0.4  # far from noise

@@ -137,6 +137,6 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
         help="where the text encoder (11 GB) computes: gpu, cpu, or on the gpu layer by layer",
     )  # fmt: skip
     group.add_argument(
-        "--tiling", action=argparse.BooleanOptionalAction, help="VAE in tiles, which changes the masks a little"
+        "--tiling", action=argparse.BooleanOptionalAction, help="VAE decodes in tiles, which changes masks a little"
     )
     parser.set_defaults(window=None, prompt_batch=None)
