@@ -8,21 +8,37 @@ Writes <output_dir>/<name>/masks/<k>/<frame>.png, <output_dir>/<name>/result.jso
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from engine.demo import hashing, segment_video, staged_result, write_record
-from engine.segment import SegmentOptions
-from models.dit_speed import prepare_for_inference
+from engine.captions import embed_now
+from engine.demo import hashing, segment_video, write_record
+from engine.demo_folder import staged_result
+from engine.identity import hash_of, model_identity
+from engine.segment import SegmentOptions, make_ready
+from engine.vram import Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from models.text import clean_captions
+from models.vae_stream import set_tiling
 from models.weights import load_flowrvs
+from models.windows import choose_windows
+from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.errors import exit_on_user_error
-from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_segment_flags, add_weight_flags
+from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
+from util.memory import return_large_blocks
 from util.options import OptionParser, float_in, int_in
+from util.stopwatch import Stopwatch
 from util.video import open_frames
 
 PROGRAM = "inference_demo.py"
+TILE = (256, 256)  # of the VAE, in pixels
 TOY = Path(__file__).parent / "assets" / "toy"
+# What the masks depend on, beside input, weights and device: a stopped run goes on where all of these are the same.
+DECISIVE_FLAGS = (
+    "text_prompts", "fps", "max_frames", "num_steps", "reso_h", "reso_w", "threshold", "prompt_batch", "window",
+    "overlap", "tiling", "vram", "text_on", "compile",
+)  # fmt: skip
 REMOVED_FLAGS = {"--use_dvi": "direct video injection is read off the weights; leave the flag out"}
 
 
@@ -41,6 +57,7 @@ def build_parser() -> OptionParser:
     add_weight_flags(parser)
     add_device_flags(parser)
     add_segment_flags(parser)
+    add_memory_flags(parser)
     return parser
 
 
@@ -52,23 +69,47 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks what can be checked before the weights load, then segments and records."""
+    return_large_blocks()
     device = select_device(options.device)
     dtype = select_dtype(options.dtype, device)
-    clean_captions(options.text_prompts)
+    captions = list(dict.fromkeys(clean_captions(options.text_prompts)))
+    choose_windows(options.window or 0, options.overlap if options.window is not None else None)
     source = open_frames(options.input_path, options.fps, options.max_frames)
     output_dir = Path(options.output_dir)
     wan_path, vae_ckpt = _weights_or_toy(options)
-    with staged_result(output_dir, source) as folder:
-        loaded = load_flowrvs(wan_path, options.dit_ckpt, vae_ckpt, options.weights, dtype)
-        loaded.pipeline.to(device)
-        prepare_for_inference(loaded.pipeline.transformer)
-        how = SegmentOptions.from_flags(options)
-        with hashing(loaded.files) as weight_hashes:
+    with staged_result(output_dir, source) as result:
+        loaded = load_flowrvs(wan_path, options.dit_ckpt, vae_ckpt, options.weights, dtype, text=False)
+        where = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "seed": options.seed}
+        identity = {name: getattr(options, name) for name in DECISIVE_FLAGS} | where | {"input": source.place}
+        names = hash_of([file.name for file in source.files])
+        identity |= {"frames": fingerprint(source.files), "names": names} | model_identity(loaded, options.weights)
+        earlier = result.begin(identity)
+        stopwatch = Stopwatch()
+        preset = preset_named(earlier) if earlier else choose_preset(options.vram, device)
+
+        def segment(preset: Preset) -> dict[str, Any]:
+            result.describe(identity, preset.name)
+            chosen = with_flags(preset, options)
+            with stopwatch.stage("text"):
+                embeddings = embed_now(captions, loaded, device, dtype, chosen.text_on)
+            pipeline = loaded.pipeline.to(device)
+            make_ready(pipeline, options.compile)
+            set_tiling(pipeline.vae, TILE if chosen.tiling else None)
+            how = replace(SegmentOptions.from_flags(options), window=chosen.window, prompt_batch=chosen.prompt_batch)
             facts = segment_video(
-                loaded.pipeline, source, options.text_prompts, folder, how, save_overlays=options.save_fig
+                pipeline, source, options.text_prompts, embeddings, result, how, save_overlays=options.save_fig
             )
-            where = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "seed": options.seed}
-            write_record(folder, {"input": source.place, **facts, **where, "weights": weight_hashes()})
+            facts["seconds"] |= {"text": round(stopwatch.seconds["text"], 3)}
+            return facts | {"tiling": chosen.tiling, "text_on": chosen.text_on}
+
+        def start_anew(smaller: Preset) -> None:
+            loaded.pipeline.to("cpu")
+            print(f"WARNING: out of memory; once more with {describe(with_flags(smaller, options))}", file=sys.stderr)
+            result.clear()
+
+        with hashing(loaded.files) as weight_hashes:
+            facts = run_within_memory(segment, preset, options, start_anew)
+            write_record(result.folder, {"input": source.place, **facts, **where, "weights": weight_hashes()})
     print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
 
 

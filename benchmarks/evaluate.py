@@ -38,8 +38,7 @@ from datasets.toy import Sentence, Video, make_video, write_split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
-from engine.segment import SegmentOptions
-from models.dit_speed import prepare_for_inference
+from engine.segment import SegmentOptions, make_ready
 from models.flowrvs import FlowRVS
 from models.vae_layers import use_library_layers
 from models.weights import LoadedFlowRVS, load_flowrvs
@@ -204,7 +203,7 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int_in(1), default=num_cores(), help="of ours: writing and scoring")
     options = parser.parse_args()
     loaded, original = load_toy(), plain_pipeline()
-    prepare_for_inference(loaded.pipeline.transformer)
+    make_ready(loaded.pipeline)
     plain: list[Cost] = []
     ours: list[Cost] = []
     with tempfile.TemporaryDirectory() as name:

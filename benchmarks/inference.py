@@ -55,11 +55,12 @@ from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_p
 from benchmarks.video_report import Measured, Results, chart, dit_table, stage_table, whole_table
 from benchmarks.video_rows import DIT, NUM_TOKENS, PLAIN, ROWS, Row
 from engine.demo import segment_video
-from engine.segment import SegmentOptions
-from models.dit_speed import prepare_for_inference
+from engine.demo_folder import PartialResult
+from engine.segment import SegmentOptions, make_ready
 from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS
 from models.mask_vae import resize_logits
+from models.text import embed_captions
 from util.device import device_name, select_device, select_dtype
 from util.errors import UserError, exit_on_user_error
 from util.options import OptionParser, int_in
@@ -139,7 +140,7 @@ def measure(name: str, size: Size, device: torch.device, file: Path, num_threads
             pipeline = our_pipeline(row, parts, size)
             if row.part == DIT:
                 return measure_dit(row, pipeline, size, gauges)
-            return measure_whole(lambda out, _watch: our_rendering(row, pipeline, file, prompts, out), gauges)
+            return measure_whole(lambda out, watch: our_rendering(row, pipeline, file, prompts, out, watch), gauges)
     except torch.OutOfMemoryError:
         return None
 
@@ -157,13 +158,19 @@ def our_pipeline(row: Row, parts: Parts, size: Size) -> FlowRVS:
     pipeline = FlowRVS(
         parts.dit, parts.vae, parts.encoder, parts.tokenizer, box_height=size.clip[1], box_width=size.clip[2]
     )
-    prepare_for_inference(pipeline.transformer)
+    make_ready(pipeline)
     row.change(pipeline)
     return pipeline
 
 
-def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], out: Path) -> None:
-    segment_video(pipeline, open_frames(str(file)), prompts, out, SegmentOptions(prompt_batch=row.prompt_batch))
+@torch.no_grad()
+def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], out: Path, watch: Stopwatch) -> None:
+    """As inference_demo.py does it, but for loading."""
+    with watch.stage("text"):
+        length = pipeline.config.max_sequence_length
+        embeddings = embed_captions(pipeline.text_encoder, pipeline.tokenizer, prompts, length)
+    options = SegmentOptions(prompt_batch=row.prompt_batch)
+    segment_video(pipeline, open_frames(str(file)), prompts, embeddings, PartialResult(out), options)
 
 
 def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Measured:

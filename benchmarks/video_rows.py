@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.dit_speed import compile_for_any_length, fuse_projections, stop_sharing
 from models.flowrvs import FlowRVS
+from models.vae_layers import use_library_layers
 
 WHOLE, DIT = "whole", "dit"
 NUM_TOKENS = 20  # of a caption of the DiT's rows; the other rows are padding
@@ -41,7 +42,8 @@ class Row:
     num_steps: int = 1
 
 
-def contiguous_vae(pipeline: FlowRVS) -> None:
+def library_vae(pipeline: FlowRVS) -> None:
+    use_library_layers(pipeline.vae)
     for parameter in pipeline.vae.parameters():
         parameter.data = parameter.data.contiguous()
 
@@ -102,7 +104,7 @@ PLAIN = "plain"
 ROWS = {
     "ours": Row(""),
     "one-prompt": Row("one prompt at a time", prompt_batch=1),
-    "contiguous-vae": Row("contiguous VAE", change=contiguous_vae),
+    "library-vae": Row("the library's VAE layers, contiguous", change=library_vae),
     "dit": Row("", DIT),
     "dit-one-prompt": Row("one prompt at a time", DIT, prompt_batch=1),
     "dit-unshared": Row("first self-attention for every prompt", DIT, unshared),

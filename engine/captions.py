@@ -5,9 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks import apply_group_offloading
+from torch import Tensor
 
+from models.stages import naming_what_saves_memory
+from models.text import embed_captions
 from models.text_cache import CaptionCache, text_identity
 from models.weights import LoadedFlowRVS, load_text
+from util.flags import TEXT_PLACES
+
+ON_GPU, IN_LAYERS, _ = TEXT_PLACES
 
 
 def embed_once(
@@ -34,3 +41,29 @@ def embed_once(
     if device.type == "cuda":
         torch.cuda.empty_cache()  # which other processes may want
     return embedded
+
+
+@torch.no_grad()
+def embed_now(
+    captions: list[str], loaded: LoadedFlowRVS, device: torch.device, dtype: torch.dtype, place: str = ON_GPU
+) -> Tensor:
+    """[P, L, D] of cleaned captions, on the CPU; the text encoder comes for that alone.
+
+    Args:
+        place: one of ``util.flags.TEXT_PLACES``: on ``device``, there layer by layer, the others waiting in main
+            memory, or on the CPU.
+
+    Raises:
+        UserError: if the encoder is missing or damaged, or the memory does not hold it.
+    """
+    encoder, tokenizer = load_text(loaded.folder, dtype)
+    with naming_what_saves_memory():
+        if place == IN_LAYERS:
+            apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
+        elif place == ON_GPU:
+            encoder.to(device)
+        embeddings = embed_captions(encoder, tokenizer, captions, loaded.pipeline.config.max_sequence_length).cpu()
+    del encoder
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # which the other networks want
+    return embeddings

@@ -1,7 +1,13 @@
-"""A video and sentences to masks, an overlay video and a record of the run."""
+"""A video and sentences to masks, an overlay video and a record of the run.
+
+The frames are read twice: fitted to the model's size first, window by window; then at source size, one at a time, for
+the overlays over the masks that are on disk by then. So memory does not grow with the length of the video.
+"""
 
 import contextlib
+import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -9,137 +15,207 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.demo_folder import RECORD, PartialResult, Progress
 from engine.segment import SegmentOptions
-from models.flowrvs import FlowRVS
+from models.flowrvs import FinishedFrames, FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
-from util.checkpoint import read_json, sha256_of
-from util.errors import UserError
-from util.files import move_over, staged_folder
+from models.text import clean_captions
+from util.checkpoint import sha256_of
 from util.frames import Frame, resize_frame
+from util.mask_files import read_mask
 from util.masks import write_mask
 from util.parallel import ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
 
-RECORD = "result.json"
+logger = logging.getLogger(__name__)
 
-
-@contextlib.contextmanager
-def staged_result(output_dir: Path, source: FrameSource) -> Iterator[Path]:
-    """A folder to fill with ``masks/``, ``result.mp4``, ``result.json`` and perhaps ``overlay/``.
-
-    If the block succeeds they take their places, ``<output_dir>/<name>/`` and
-    ``<output_dir>/<name>_result.mp4``, over an earlier result of the same input; otherwise nothing is left.
-
-    Raises:
-        UserError: if the place cannot be written, or holds something else than such a result.
-    """
-    target = output_dir / source.name
-    _check_target(target, source)
-    with staged_folder(output_dir, source.name) as staging:
-        yield staging
-        target.mkdir(exist_ok=True)
-        (target / RECORD).unlink(missing_ok=True)  # until all is in place this is no result
-        for part in ("masks", "overlay"):
-            if (staging / part).exists() or (target / part).exists():
-                (staging / part).mkdir(exist_ok=True)
-                move_over(staging / part, target / part)
-            with contextlib.suppress(OSError):
-                (target / part).rmdir()  # empty: the earlier result had it, this one has not
-        move_over(staging / "result.mp4", output_dir / f"{source.name}_result.mp4")
-        move_over(staging / RECORD, target / RECORD)
+LOW_AGREEMENT = 0.5  # of two windows on the frames they share: below it they may follow different objects
 
 
 def segment_video(
     pipeline: FlowRVS,
     source: FrameSource,
     prompts: list[str],
-    folder: Path,
+    embeddings: Tensor,
+    result: PartialResult,
     options: SegmentOptions,
     *,
     save_overlays: bool = False,
 ) -> dict[str, Any]:
-    """Segments a video and writes its masks and overlay video into ``folder``.
-
-    The frames are read twice: fitted to the model's size first, all of them in memory; then at source size,
-    one at a time, for the overlay.
+    """Segments a video and writes its masks and overlay video; goes on where ``result`` has progress.
 
     Args:
+        embeddings: [D, L, width] of the distinct captions of ``prompts``, in order.
         save_overlays: write each overlay as a picture too, into ``overlay/``.
 
     Returns:
-        Facts for the record: prompts, colours, sizes, options, mask area in pixels and seconds per stage.
+        Facts for the record: prompts, colours, sizes, options, windows, mask area in pixels and seconds per stage.
     """
-    stopwatch = Stopwatch()
-    with stopwatch.stage("read"):
-        frames, source_size = _read_fitted(pipeline, source, options)
-    result = pipeline(frames, prompts, **asdict(options))
+    captions = clean_captions(prompts)
+    distinct = list(dict.fromkeys(captions))
+    rows = [distinct.index(caption) for caption in captions]
+    progress = _write_masks(pipeline, source, embeddings, rows, result, options)
     colours = colours_for(len(prompts))
-    with stopwatch.stage("write"):
-        areas = _write_results(
-            folder,
-            source,
-            result.logits,
-            Legend(prompts, colours, *source_size),
-            size=source_size,
-            threshold=options.threshold,
-            save_overlays=save_overlays,
-        )
+    stopwatch = Stopwatch()
+    with stopwatch.stage("draw"):
+        legend = Legend(prompts, colours, *progress.size)
+        areas = _draw(result.folder, source, len(prompts), legend, progress, save_overlays)
+    agreement = [[round(one[row], 4) for row in rows] for one in progress.agreements]
+    shared = [(later[0], earlier[1]) for earlier, later in itertools.pairwise(progress.spans)]
+    overlaps = [(max(start, stop - options.num_shared), stop) for start, stop in shared]
+    _warn_of_disagreement(prompts, overlaps, agreement)
     return {
         "prompts": prompts,
         "colours": colours,
         "fps": float(source.fps),
-        "num_frames": len(frames),
-        "size": {"height": source_size[0], "width": source_size[1]},
-        "model_size": {"height": frames.shape[1], "width": frames.shape[2]},
+        "num_frames": progress.joint.stop,
+        "size": {"height": progress.size[0], "width": progress.size[1]},
+        "model_size": {"height": progress.model_size[0], "width": progress.model_size[1]},
         "num_steps": options.num_steps,
         "threshold": options.threshold,
+        "prompt_batch": options.prompt_batch,
+        "windows": [[start, stop - 1] for start, stop in progress.spans],
+        "agreement": [
+            {"frames": [start, stop - 1], "iou": values}
+            for (start, stop), values in zip(overlaps, agreement, strict=True)
+        ],
         "mask_area": areas,
-        "seconds": {name: round(value, 3) for name, value in (stopwatch.seconds | result.seconds).items()},
+        "seconds": {name: round(value, 3) for name, value in (progress.seconds | stopwatch.seconds).items()},
     }
 
 
-def _write_results(
-    folder: Path,
+def _write_masks(
+    pipeline: FlowRVS,
     source: FrameSource,
-    logits: Tensor,
-    legend: Legend,
-    *,
+    embeddings: Tensor,
+    rows: list[int],
+    result: PartialResult,
+    options: SegmentOptions,
+) -> Progress:
+    """Masks of each window as soon as it is done, ``masks/<prompt>/<frame>.png``; its caption is ``rows[prompt]``."""
+    progress = result.load()
+    after = progress.joint if progress else None
+    frames = _FittedFrames(pipeline, source, options, after.start if after else 0)
+    folders = [result.folder / "masks" / str(prompt) for prompt in range(len(rows))]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    pipeline.set_progress_bar_config(leave=options.window == 0)
+    num_done = after.num_finished if after else 0
+    with tqdm(desc="segment video", total=source.num_frames, initial=num_done, unit="frame") as bar:
+        for finished in pipeline.segment_stream(frames, embeddings, after=after, **asdict(options)):
+            if progress is None:
+                progress = Progress(finished.joint, [], [], frames.size, frames.model_size)
+            with frames.stopwatch.stage("write"):
+                _write_finished(finished, folders, rows, source, progress.size, options.threshold)
+            if finished.joint.stop > (progress.spans[-1][1] if progress.spans else 0):
+                progress.spans.append((finished.joint.start, finished.joint.stop))
+                if finished.agreement is not None:
+                    progress.agreements.append(finished.agreement.tolist())
+            progress.joint = finished.joint
+            _add_seconds(progress.seconds, finished.seconds, frames.stopwatch)
+            result.save(progress)
+            bar.update(finished.logits.shape[1])
+    assert progress is not None, "a source has at least one frame"
+    return progress
+
+
+def _add_seconds(total: dict[str, float], stages: dict[str, float], stopwatch: Stopwatch) -> None:
+    for name, seconds in (*stages.items(), *stopwatch.seconds.items()):
+        total[name] = total.get(name, 0.0) + seconds
+    stopwatch.seconds.clear()
+
+
+def _write_finished(
+    finished: FinishedFrames,
+    folders: list[Path],
+    rows: list[int],
+    source: FrameSource,
     size: tuple[int, int],
     threshold: float,
-    save_overlays: bool,
+) -> None:
+    def write(index: int) -> None:
+        masks = logits_to_masks(resize_logits(finished.logits[:, index], size), threshold)
+        for folder, row in zip(folders, rows, strict=True):
+            write_mask(folder / f"{source.frame_name(finished.start + index)}.png", masks[row])
+
+    for _ in ordered_map(write, range(finished.logits.shape[1])):
+        pass
+
+
+class _FittedFrames:
+    """The frames of a source from one on, at the model's size; ``size`` and ``model_size`` are known after the first.
+
+    Where the whole video is one window, one that is too long is refused before it fills the memory.
+    """
+
+    def __init__(self, pipeline: FlowRVS, source: FrameSource, options: SegmentOptions, first: int) -> None:
+        self.pipeline, self.source, self.options, self.first = pipeline, source, options, first
+        self.stopwatch = Stopwatch()
+        self.size = self.model_size = (0, 0)
+        self._check_length(source.num_frames or 1)
+
+    def __iter__(self) -> Iterator[Frame]:
+        fitted = ordered_map(self._fit, itertools.islice(self.source, self.first, None))
+        for count in itertools.count(1):
+            with self.stopwatch.stage("read"):
+                frame = next(fitted, None)
+            if frame is None:
+                return
+            self._check_length(count)
+            yield frame
+
+    def _fit(self, frame: Frame) -> Frame:
+        self.size = (frame.shape[0], frame.shape[1])  # a FrameSource gives frames of one size
+        self.model_size = self.pipeline.fitted_size(*self.size, self.options.box_height, self.options.box_width)
+        return resize_frame(frame, *self.model_size)
+
+    def _check_length(self, num_frames: int) -> None:
+        if self.options.window == 0:
+            self.pipeline.check_length(num_frames)
+
+
+def _draw(
+    folder: Path, source: FrameSource, num_prompts: int, legend: Legend, progress: Progress, save_overlays: bool
 ) -> list[list[int]]:
-    """Writes masks, video and overlays at source size; returns the mask area in pixels, per prompt and frame."""
-    num_prompts, num_frames = logits.shape[:2]
-    mask_folders = [folder / "masks" / str(prompt) for prompt in range(num_prompts)]
-    for made in [*mask_folders, *([folder / "overlay"] if save_overlays else [])]:
-        made.mkdir(parents=True)
+    """The overlay video from the masks on disk, perhaps pictures too; mask areas in pixels, per prompt and frame."""
+    if save_overlays:
+        (folder / "overlay").mkdir(exist_ok=True)
 
     def finish(numbered: tuple[int, Frame]) -> tuple[Frame, list[int]]:
-        """One frame to its overlay and mask areas; writes its masks, and its overlay if wanted."""
         index, frame = numbered
-        masks = logits_to_masks(resize_logits(logits[:, index], size), threshold)
-        for mask_folder, mask in zip(mask_folders, masks, strict=True):
-            write_mask(mask_folder / f"{source.frame_name(index)}.png", mask)
+        name = source.frame_name(index)
+        masks = np.stack(
+            [read_mask(folder / "masks" / str(prompt) / f"{name}.png", progress.size) for prompt in range(num_prompts)]
+        )
         overlay = draw_masks(frame, masks, legend.colours)
         legend.draw(overlay)
         if save_overlays:
-            Image.fromarray(overlay).save(folder / "overlay" / f"{source.frame_name(index)}.jpg", quality=95)
+            Image.fromarray(overlay).save(folder / "overlay" / f"{name}.jpg", quality=95)
         return overlay, [int(np.count_nonzero(mask)) for mask in masks]
 
     areas: list[list[int]] = []
     with VideoWriter(folder / "result.mp4", source.fps) as video:
         finished = ordered_map(finish, enumerate(source))
-        for overlay, frame_areas in tqdm(finished, desc="write results", total=num_frames, unit="frame"):
+        for overlay, frame_areas in tqdm(finished, desc="draw overlays", total=progress.joint.stop, unit="frame"):
             video.write(overlay)
             areas.append(frame_areas)
     return [list(prompt_areas) for prompt_areas in zip(*areas, strict=True)]
+
+
+def _warn_of_disagreement(prompts: list[str], overlaps: list[tuple[int, int]], agreement: list[list[float]]) -> None:
+    for (start, stop), values in zip(overlaps, agreement, strict=True):
+        for prompt, value in zip(prompts, values, strict=True):
+            if value < LOW_AGREEMENT:
+                logger.warning(
+                    "two windows disagree on %r in frames %d to %d (IoU %.2f): they may follow different objects; a "
+                    "longer --window sees more at once", prompt, start, stop - 1, value,
+                )  # fmt: skip
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -162,54 +238,3 @@ def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[st
             }
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _read_fitted(
-    pipeline: FlowRVS, source: FrameSource, options: SegmentOptions
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """All frames at the model's size, [T, h, w, 3], and the source size (H, W)."""
-    pipeline.check_length(source.num_frames or 1)
-
-    def fit(frame: Frame) -> tuple[Frame, tuple[int, int]]:
-        size = (frame.shape[0], frame.shape[1])
-        return resize_frame(frame, *pipeline.fitted_size(*size, options.box_height, options.box_width)), size
-
-    fitted: list[Frame] = []
-    sizes: set[tuple[int, int]] = set()
-    for frame, size in tqdm(ordered_map(fit, source), desc="read frames", total=source.num_frames, unit="frame"):
-        fitted.append(frame)
-        sizes.add(size)
-        pipeline.check_length(len(fitted))
-    (source_size,) = sizes  # a FrameSource gives frames of one size
-    return np.stack(fitted), source_size
-
-
-def _check_target(target: Path, source: FrameSource) -> None:
-    if source.path.is_dir() and source.path.resolve() in (target.resolve(), *target.resolve().parents):
-        raise UserError(
-            f"--output_dir {target.parent}: results would land in the input folder {target}; choose another"
-        )
-    video = target.with_name(f"{target.name}_result.mp4")
-    if video.is_dir() or (video.exists() and not (target / RECORD).is_file()):
-        raise UserError(f"--output_dir {target.parent}: {video} is no result of this program; choose another folder")
-    if not target.exists():
-        return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
-        raise UserError(
-            f"--output_dir {target.parent}: {target} exists and is no result of this program; choose another folder"
-        )
-    if (target / RECORD).is_file():
-        earlier = _earlier_input(target / RECORD)
-        if earlier != source.place:
-            raise UserError(
-                f"--output_dir {target.parent}: {target} holds the result of another input ({earlier}); "
-                "choose another folder"
-            )
-
-
-def _earlier_input(record: Path) -> str | None:
-    """The input of an earlier result; None where the record is damaged, which makes it another's."""
-    try:
-        return read_json(record).get("input")
-    except UserError:
-        return None

@@ -90,6 +90,8 @@ def segment_video(
         box_height=options.box_height,
         box_width=options.box_width,
         seed=options.seed,
+        window=options.window,
+        overlap=options.overlap,
     )
     for part in parts:
         logits = [next(batches) for _ in part.captions]  # each [B, T, h, w]

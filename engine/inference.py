@@ -2,15 +2,11 @@
 
 import argparse
 import contextlib
-import hashlib
-import json
 from dataclasses import asdict
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 from accelerate import PartialState
 
 from datasets.selection import choose_videos
@@ -18,15 +14,12 @@ from datasets.split import Split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
-from engine.segment import SegmentOptions
-from models.dit_speed import prepare_for_inference
-from models.text_cache import text_identity
+from engine.identity import hash_of, model_identity
+from engine.segment import SegmentOptions, make_ready
 from models.weights import LoadedFlowRVS, load_flowrvs
-from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.parallel import num_cores
 
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pycocotools")
 LONGEST_WAIT = timedelta(hours=6)  # of a process for the others' last videos
 MOST_WORKERS = 4
 
@@ -57,7 +50,7 @@ def run_inference(
     with folder.alone() if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
             identity = run_identity(name, split, loaded, options.weights, how)
-            where = {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+            where = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "compile": options.compile}
             folder.begin(identity | where, options.overwrite)
         state.wait_for_everyone()
         captions = embed_once(
@@ -66,7 +59,7 @@ def run_inference(
         )  # fmt: skip
         workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
         pipeline = loaded.pipeline.to(device)
-        prepare_for_inference(pipeline.transformer)
+        make_ready(pipeline, options.compile)
         metrics = evaluate(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
     if state.is_main_process:
         _report(folder, metrics)
@@ -78,27 +71,16 @@ def run_identity(
     name: str, split: Split, loaded: LoadedFlowRVS, weights: str, options: SegmentOptions
 ) -> dict[str, Any]:
     """What the results of a run depend on, in JSON values."""
-    pipeline = loaded.pipeline
-    entries = ("max_sequence_length", "box_height", "box_width", "objective")
     return {
         "dataset": {
             "name": name,
             "videos": len({expression.video for expression in split.expressions}),
             "expressions": len(split.expressions),
-            "content": _hash([asdict(expression) for expression in split.expressions]),
+            "content": hash_of([asdict(expression) for expression in split.expressions]),
             "has_masks": split.has_masks,
         },
         "options": asdict(options),
-        "weights": {part: fingerprint(files) for part, files in loaded.files.items()} | {"choice": weights},
-        "model": {entry: pipeline.config[entry] for entry in entries}
-        | {part: _hash(dict(getattr(pipeline, part).config)) for part in ("transformer", "vae")}
-        | {"text": _hash(text_identity(loaded.folder))},
-        "libraries": {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__},
-    }
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    } | model_identity(loaded, weights)
 
 
 def _report(folder: EvaluationFolder, metrics: dict[str, Any] | None) -> None:

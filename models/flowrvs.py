@@ -1,30 +1,29 @@
 """``FlowRVS``: frames and sentences in, mask logits out. The one public way to segment."""
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from models import mask_vae
-from models.dit import has_injection, predict_velocity
 from models.dit_speed import keep_rotary_float32
 from models.flow import sigma_schedule
-from models.mask_vae import logits_to_masks, resize_logits
-from models.objectives import FLOW, NOISE, REM, check_num_steps, check_objective, predict_mask_latents
-from models.pictures import Frames, as_pictures, as_video
+from models.mask_vae import logit_threshold, logits_to_masks
+from models.objectives import FLOW, check_num_steps
+from models.parts import check_parts
+from models.pictures import Frames, as_pictures
+from models.stages import Stages, check_finite, naming_what_saves_memory
 from models.text import clean_captions, embed_captions
 from models.vae_layers import use_fast_layers
-from models.vae_stream import num_decoder_calls, num_encoder_calls
+from models.windows import Blend, Joint, Windows, choose_windows, cut, join, spans_of
 from util.errors import UserError
-from util.frames import fit_size
+from util.frames import Frame, fit_size
 from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.stopwatch import Stopwatch
 
@@ -37,26 +36,35 @@ class FlowRVSOutput(BaseOutput):
         logits: [P, T, H, W] float32 on the CPU, in [-1, 1].
         masks: [P, T, H, W] bool, where the sigmoid of the logits exceeds the threshold.
         seconds: wall-clock time of each stage: text, encode, dit, decode.
+        agreement: [W - 1, P] IoU of the masks that each two successive windows make of the frames they share.
     """
 
     logits: Tensor
     masks: NDArray[np.bool_]
     seconds: dict[str, float]
+    agreement: Tensor
 
 
-@contextlib.contextmanager
-def _naming_what_saves_memory() -> Iterator[None]:
-    """Out of memory becomes an error that says what to lower."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), the box (--reso_h, "
-            "--reso_w) or the number of frames (--max_frames)"
-        ) from error
+@dataclass(frozen=True)
+class FinishedFrames:
+    """What ``segment_stream`` yields after each window.
+
+    Attributes:
+        start: the index of the first of N frames that no further window changes.
+        logits: [P, N, h, w] float32 on the CPU, at the size the model saw; N may be 0.
+        joint: what goes on from here, as ``after`` of another call; all of the video's end.
+        agreement: [P] with the window before, see ``FlowRVSOutput``; None after the first window and at the end.
+        seconds: wall-clock time of each stage of this window.
+    """
+
+    start: int
+    logits: Tensor
+    joint: Joint
+    agreement: Tensor | None
+    seconds: dict[str, float]
 
 
-class FlowRVS(DiffusionPipeline):
+class FlowRVS(Stages):
     """Deforms a video into the masks of the objects that sentences describe.
 
     Args:
@@ -93,7 +101,7 @@ class FlowRVS(DiffusionPipeline):
         self.register_to_config(
             max_sequence_length=max_sequence_length, box_height=box_height, box_width=box_width, objective=objective
         )
-        self._check_parts()
+        check_parts(self)
         use_fast_layers(vae)
         keep_rotary_float32(transformer)
 
@@ -122,7 +130,7 @@ class FlowRVS(DiffusionPipeline):
         return fit_size(height, width, *box, multiple)
 
     @torch.no_grad()
-    @_naming_what_saves_memory()
+    @naming_what_saves_memory()
     def __call__(
         self,
         frames: Frames,
@@ -136,6 +144,8 @@ class FlowRVS(DiffusionPipeline):
         threshold: float = 0.5,
         prompt_batch: int = 4,
         seed: int = 0,
+        window: int = 0,
+        overlap: int | None = None,
     ) -> FlowRVSOutput:
         """Segments a video once for every prompt.
 
@@ -153,6 +163,8 @@ class FlowRVS(DiffusionPipeline):
             threshold: foreground where the sigmoid of the logit exceeds it, within [0.27, 0.73].
             prompt_batch: prompts that run through the DiT and the decoder together; memory grows with it.
             seed: of the noise, for weights that start from it; others draw nothing.
+            window: frames that the model sees at once, 4n + 1; 0 is the whole video, as the weights are evaluated.
+            overlap: frames shared by successive windows, see ``models.windows``; by default a fifth of a window.
 
         Raises:
             UserError: for arguments that cannot be segmented.
@@ -169,27 +181,38 @@ class FlowRVS(DiffusionPipeline):
         if prompt_batch < 1:
             raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")
         sigmas = self._sigmas(num_steps)
+        windows = self._windows(window, overlap)
         pictures = as_pictures(frames)
         source_size = (pictures.shape[-2], pictures.shape[-1])
-        size = self._size_for(pictures, box_height, box_width)
+        spans = spans_of(len(pictures), windows)
+        size = self._size_for(pictures, spans, box_height, box_width)
         distinct = list(dict.fromkeys(captions))
         stopwatch = Stopwatch(self._execution_device)
 
         with stopwatch.stage("text"):
             embeddings = self._embed(distinct) if prompt_embeds is None else self._checked_embeddings(prompt_embeds)
         with stopwatch.stage("encode"):
-            video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
+            video_latents = self._encode(pictures, spans, size)
         with stopwatch.stage("dit"):
-            noise = self._noise(video_latents, seed)
-            mask_latents = self._solve(video_latents, embeddings, sigmas, noise, prompt_batch)
+            mask_latents = [
+                self._solve(latents, embeddings, sigmas, self._noise(latents, seed), prompt_batch)
+                for latents in video_latents
+            ]
         with stopwatch.stage("decode"):
-            logits = self._decode(mask_latents, len(pictures), output_size or source_size, prompt_batch)
+            blend = Blend(windows, logit_threshold(threshold))
+            decoded = (
+                self._decode(latents, stop - start, output_size or source_size, prompt_batch)
+                for latents, (start, stop) in zip(mask_latents, spans, strict=True)
+            )
+            logits = join(decoded, spans, blend)
 
         self.maybe_free_model_hooks()
-        _check_finite(logits)
+        check_finite(logits)
+        rows = [distinct.index(caption) for caption in captions] if captions else list(range(len(logits)))
+        agreement = torch.stack(blend.agreements)[:, rows] if blend.agreements else torch.empty(0, len(rows))
         if len(distinct) < len(captions):
-            logits = logits[[distinct.index(caption) for caption in captions]]
-        return FlowRVSOutput(logits, logits_to_masks(logits, threshold), stopwatch.seconds)
+            logits = logits[rows]
+        return FlowRVSOutput(logits, logits_to_masks(logits, threshold), stopwatch.seconds, agreement)
 
     @torch.no_grad()
     def segment_batches(
@@ -201,12 +224,14 @@ class FlowRVS(DiffusionPipeline):
         box_height: int | None = None,
         box_width: int | None = None,
         seed: int = 0,
+        window: int = 0,
+        overlap: int | None = None,
     ) -> Iterator[Tensor]:
         """Like a call, for many prompts at sizes whose logits would not fit into memory together.
 
         Args:
             prompt_embeds: batches of [B, max_sequence_length, D]; each runs through DiT and decoder by itself.
-            frames, num_steps, box_height, box_width, seed: as in a call.
+            frames, num_steps, box_height, box_width, seed, window, overlap: as in a call.
 
         Yields:
             For each batch logits [B, T, h, w] float32 on the device, at the size the model saw.
@@ -214,30 +239,104 @@ class FlowRVS(DiffusionPipeline):
         Raises:
             UserError: for arguments that cannot be segmented.
         """
-        with _naming_what_saves_memory():
+        with naming_what_saves_memory():
             sigmas = self._sigmas(num_steps)
+            windows = self._windows(window, overlap)
             pictures = as_pictures(frames)
-            size = self._size_for(pictures, box_height, box_width)
-            video_latents = self.encode_video(as_video(pictures, size, self._execution_device))
-            noise = self._noise(video_latents, seed)
-            for embeddings in prompt_embeds:
-                mask_latents = self.predict_mask_latents(
-                    video_latents, self._checked_embeddings(embeddings), sigmas, noise
+            spans = spans_of(len(pictures), windows)
+            size = self._size_for(pictures, spans, box_height, box_width)
+            video_latents = self._encode(pictures, spans, size)
+            for batch in prompt_embeds:
+                embeddings = self._checked_embeddings(batch)
+                decoded = (
+                    self._window_logits(latents, embeddings, sigmas, seed)[:, : stop - start]
+                    for latents, (start, stop) in zip(video_latents, spans, strict=True)
                 )
-                logits = mask_vae.decode_logits(self.vae, mask_latents)[:, 0, : len(pictures)]
-                _check_finite(logits)
+                logits = join(decoded, spans, Blend(windows))
+                check_finite(logits)
                 yield logits
+
+    @torch.no_grad()
+    def segment_stream(
+        self,
+        frames: Iterable[Frame],
+        prompt_embeds: Tensor,
+        *,
+        num_steps: int = 1,
+        box_height: int | None = None,
+        box_width: int | None = None,
+        threshold: float = 0.5,
+        prompt_batch: int = 4,
+        seed: int = 0,
+        window: int = 0,
+        overlap: int | None = None,
+        after: Joint | None = None,
+    ) -> Iterator[FinishedFrames]:
+        """Like a call, for frames that come one by one: at most two windows of them are in memory.
+
+        Args:
+            frames: [H, W, 3] uint8 RGB each, of one size; how many, only their end tells.
+            prompt_embeds: [P, max_sequence_length, D] from ``embed``.
+            after: where an earlier stream was left; ``frames`` then begin at ``after.start``.
+            num_steps, box_height, box_width, threshold, prompt_batch, seed, window, overlap: as in a call.
+
+        Yields:
+            After each window the frames finished by it, and at the end the rest.
+
+        Raises:
+            UserError: for arguments that cannot be segmented.
+        """
+        sigmas, windows = self._sigmas(num_steps), self._windows(window, overlap)
+        embeddings = self._checked_embeddings(prompt_embeds)
+        blend = Blend(windows, logit_threshold(threshold), after)
+        for start, held in cut(frames, windows, after):
+            stopwatch = Stopwatch(self._execution_device)
+            with naming_what_saves_memory():
+                pictures = as_pictures(held)
+                size = self._size_for(pictures, [(0, len(held))], box_height, box_width)
+                with stopwatch.stage("encode"):
+                    (latents,) = self._encode(pictures, [(0, len(held))], size)
+                with stopwatch.stage("dit"):
+                    mask_latents = self._solve(latents, embeddings, sigmas, self._noise(latents, seed), prompt_batch)
+                with stopwatch.stage("decode"):
+                    logits = self._decode(mask_latents, len(held), size, prompt_batch)
+            check_finite(logits)
+            first = blend.joint.num_finished if blend.joint else 0
+            finished = blend.add(start, logits)
+            assert blend.joint is not None, "a window was added"
+            agreement = blend.agreements[-1] if blend.agreements else None
+            yield FinishedFrames(first, finished, blend.joint, agreement, stopwatch.seconds)
+        if blend.joint is None:
+            raise UserError("frames must hold at least one picture, got none")
+        yield FinishedFrames(blend.joint.num_finished, blend.joint.tail, blend.joint, None, {})
 
     def _sigmas(self, num_steps: int) -> Tensor:
         check_num_steps(self.config.objective, num_steps)
         return sigma_schedule(num_steps).to(self._execution_device)
 
-    def _size_for(self, pictures: Tensor, box_height: int | None, box_width: int | None) -> tuple[int, int]:
-        """(height, width) at which the model sees [T, 3, H, W]; refuses too many or too large ones."""
+    def _windows(self, window: int, overlap: int | None) -> Windows:
+        windows = choose_windows(window, overlap)
+        if windows.length > self.max_frames:
+            raise UserError(f"window (--window) must be at most {self.max_frames} frames for this DiT, got {window}")
+        return windows
+
+    def _size_for(
+        self, pictures: Tensor, spans: list[tuple[int, int]], box_height: int | None, box_width: int | None
+    ) -> tuple[int, int]:
+        """(height, width) at which the model sees [T, 3, H, W]; refuses too many at once, or too large ones."""
         size = self.fitted_size(pictures.shape[-2], pictures.shape[-1], box_height, box_width)
-        self.check_length(len(pictures))
+        self.check_length(max(stop - start for start, stop in spans))
         self._check_size(size)
         return size
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """[P, max_sequence_length, D] of P sentences, for ``prompt_embeds``; on the device of the text encoder.
+
+        Raises:
+            UserError: if one is empty, or the pipeline has no text encoder.
+        """
+        with torch.no_grad(), naming_what_saves_memory():
+            return self._embed(clean_captions(prompts))
 
     def _embed(self, captions: list[str]) -> Tensor:
         if self.text_encoder is None or self.tokenizer is None:
@@ -250,43 +349,6 @@ class FlowRVS(DiffusionPipeline):
         if embeddings.ndim != 3 or len(embeddings) == 0 or embeddings.shape[1:] != row_shape:
             raise UserError(f"prompt_embeds must be [P, {row_shape[0]}, {row_shape[1]}], got {list(embeddings.shape)}")
         return embeddings.to(self._execution_device)
-
-    def encode_video(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
-        with self._bar("encode video", self.vae.encoder, num_encoder_calls(self.vae, video.shape)):
-            return mask_vae.encode_video(self.vae, video)
-
-    def predict_mask_latents(
-        self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor, noise: Tensor | None = None
-    ) -> Tensor:
-        """Solves for B prompts of one video.
-
-        Args:
-            video_latents: [1, C, T, H, W] normalised.
-            caption_embeddings: [B, L, D].
-            sigmas: [num_steps + 1] from ``sigma_schedule``.
-            noise: like ``video_latents``, the same for every prompt; needed where the objective is ``noise``.
-
-        Returns:
-            [B, C, T, H, W] raw mask latents.
-        """
-        num_prompts = len(caption_embeddings)
-        video_latents = video_latents.expand(num_prompts, -1, -1, -1, -1)
-        mask_latents = predict_mask_latents(
-            self.config.objective,
-            lambda latents, sigma: predict_velocity(
-                self.transformer, latents, video_latents, sigma, caption_embeddings
-            ),
-            video_latents,
-            sigmas,
-            video_latents if noise is None else noise.expand(num_prompts, -1, -1, -1, -1),
-        )
-        return mask_vae.denormalise(self.vae, mask_latents) if self.config.objective == REM else mask_latents
-
-    def _noise(self, video_latents: Tensor, seed: int) -> Tensor | None:
-        if self.config.objective != NOISE:
-            return None
-        return torch.randn(video_latents.shape, generator=torch.Generator().manual_seed(seed)).to(video_latents)
 
     @property
     def max_frames(self) -> int:
@@ -302,8 +364,8 @@ class FlowRVS(DiffusionPipeline):
         """
         if num_frames > self.max_frames:
             raise UserError(
-                f"frames must number at most {self.max_frames} for this DiT, got {num_frames} or more; segment a "
-                f"shorter piece with --max_frames {self.max_frames}, or sample it at a lower --fps"
+                f"frames must number at most {self.max_frames} for this DiT, got {num_frames} or more; cut it into "
+                f"windows (--window 81), or segment a shorter piece with --max_frames {self.max_frames}"
             )
 
     def _check_size(self, size: tuple[int, int]) -> None:
@@ -319,66 +381,3 @@ class FlowRVS(DiffusionPipeline):
         batches = embeddings.split(prompt_batch)
         with self._bar("predict masks", self.transformer, len(batches) * (len(sigmas) - 1)):
             return torch.cat([self.predict_mask_latents(video_latents, batch, sigmas, noise) for batch in batches])
-
-    def _decode(self, mask_latents: Tensor, num_frames: int, size: tuple[int, int], prompt_batch: int) -> Tensor:
-        """[P, C, T', H', W'] to logits [P, num_frames, *size] on the CPU."""
-        batches = mask_latents.split(prompt_batch)
-        logits = torch.empty(len(mask_latents), num_frames, *size)
-        done = 0
-        num_calls = sum(num_decoder_calls(self.vae, batch.shape) for batch in batches)
-        with self._bar("decode masks", self.vae.decoder, num_calls):
-            for batch in batches:
-                decoded = mask_vae.decode_logits(self.vae, batch)[:, 0, :num_frames]  # [B, T, h, w]
-                for index in range(num_frames):  # frame by frame: the whole video at source size may not fit
-                    logits[done : done + len(batch), index] = resize_logits(decoded[:, index], size)
-                done += len(batch)
-        return logits
-
-    def _check_parts(self) -> None:
-        dit, vae = self.transformer.config, self.vae.config
-        check_objective(self.config.objective, has_injection(self.transformer))
-        mask_vae.check_strides(self.vae)
-        if dit.image_dim is not None or dit.added_kv_proj_dim is not None:
-            raise UserError("transformer: an image-to-video DiT has image inputs that FlowRVS does not feed; use T2V")
-        if vae.z_dim != dit.out_channels or dit.in_channels not in (vae.z_dim, 2 * vae.z_dim):
-            raise UserError(
-                f"transformer and vae must agree on latent channels: the DiT maps {dit.in_channels} to "
-                f"{dit.out_channels}, the VAE has {vae.z_dim}; take both from one model"
-            )
-        if self.text_encoder is not None and self.text_encoder.config.d_model != dit.text_dim:
-            raise UserError(
-                f"text_encoder and transformer must agree on the embedding width, got "
-                f"{self.text_encoder.config.d_model} and {dit.text_dim}; take both from one model"
-            )
-        if dit.patch_size[0] != 1:
-            raise UserError(f"transformer: patch_size must be 1 in time, got {dit.patch_size[0]}")
-        if not len(vae.latents_mean) == len(vae.latents_std) == vae.z_dim or min(vae.latents_std) <= 0:
-            raise UserError(
-                f"vae: latents_mean and latents_std must hold {vae.z_dim} numbers each, the latter positive, got "
-                f"{vae.latents_mean} and {vae.latents_std}; correct vae/config.json"
-            )
-        for name in ("max_sequence_length", "box_height", "box_width"):
-            if not isinstance(self.config[name], int) or self.config[name] < 1:
-                raise UserError(
-                    f"{name} must be a whole number from 1, got {self.config[name]!r}; correct model_index.json"
-                )
-
-    @contextlib.contextmanager
-    def _bar(self, title: str, module: nn.Module, total: int) -> Iterator[None]:
-        """A progress bar that advances each time the library runs ``module``."""
-        with self.progress_bar(total=total) as bar:
-            bar.set_description(title)
-
-            def advance(*_: object) -> None:  # a hook that returned anything would replace the module's output
-                bar.update()
-
-            hook = module.register_forward_hook(advance)
-            try:
-                yield
-            finally:
-                hook.remove()
-
-
-def _check_finite(logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
-        raise UserError("the mask logits are not finite: the weights hold NaN or infinity; download them again")

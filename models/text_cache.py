@@ -163,7 +163,9 @@ def text_identity(wan_folder: Path) -> dict[str, str]:
     weights = list(encoder.glob("*.safetensors"))
     vocabulary = [file for file in tokenizer.glob("[!.]*") if file.is_file()]
     if not weights or not vocabulary:
-        raise MissingFileError(f"{wan_folder}: text_encoder or tokenizer has no files; download the folder again")
+        raise MissingFileError(
+            f"--wan_path {wan_folder}: text_encoder or tokenizer has no files; download the folder again"
+        )
     hashes = {file: sha256_of((file,)) for file in [*encoder.glob("*.json"), *vocabulary]}
     hashes |= {file: _sampled_hash(file) for file in weights}
     return {file.relative_to(wan_folder).as_posix(): value for file, value in hashes.items()}

@@ -289,9 +289,9 @@ def test_a_failed_second_run_leaves_the_first_result_whole(demo, tmp_path):
     assert contents_of(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("at", ["engine.demo.draw_masks", "inference_demo.write_record"])
+@pytest.mark.parametrize("at", ["engine.demo.write_mask", "engine.demo.Progress"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_run_that_ends_early_leaves_nothing(demo, clip, monkeypatch, at, error):
+def test_a_run_that_ends_before_its_first_window_leaves_nothing(demo, clip, monkeypatch, at, error):
     def fail(*_, **__):
         raise error
 
@@ -339,7 +339,8 @@ class WatchedSource(FrameSource):
     """Passes the frames of a source on and counts how many of them are alive at once."""
 
     def __init__(self, source):
-        self.source, self.path, self.fps, self.num_frames = source, source.path, source.fps, source.num_frames
+        self.source, self.path, self.files = source, source.path, source.files
+        self.fps, self.num_frames = source.fps, source.num_frames
         self.most_alive = self.num_given = 0
 
     def __iter__(self):
@@ -588,6 +589,11 @@ def test_a_stranger_in_the_place_of_the_video_is_left_alone(refused, clip, tmp_p
         (["--max_frames", "0"], ["--max_frames", "got 0"]),
         (["--fps", "0"], ["--fps", "got 0"]),
         (["--prompt_batch", "0"], ["--prompt_batch"]),
+        (["--window", "16"], ["--window", "4n+1", "got 16", "use 13 or 17"]),
+        (["--window", "9", "--overlap", "5"], ["--overlap", "4 of 9", "got 5"]),
+        (["--overlap", "4", "--window", "0"], ["--overlap", "--window"]),
+        (["--vram", "10"], ["--vram", "'10'"]),
+        (["--text_on", "disk"], ["--text_on", "'disk'"]),
         (["--num_step", "1"], ["--num_step", "did you mean '--num_steps'"]),
         (["--device", "gpu"], ["--device", "gpu"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
@@ -622,7 +628,7 @@ def test_a_video_longer_than_the_model_can_take_is_refused_before_it_fills_the_m
     shown = 0
 
     class Endless(FrameSource):
-        path, fps, num_frames = tmp_path / "gap.mkv", Fraction(10), None
+        path, files, fps, num_frames = tmp_path / "gap.mkv", (), Fraction(10), None
 
         def __iter__(self):
             nonlocal shown
@@ -650,7 +656,7 @@ def test_a_termination_signal_cleans_up(tmp_path, toy_folder_demo):
         [*command, str(write_clip(tmp_path / "clip.mp4", 120))], stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr:
-        if "read frames" in line:
+        if "encode video" in line:
             break
     process.terminate()
     process.stderr.read()

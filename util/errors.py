@@ -11,6 +11,10 @@ class UserError(ValueError):
     """Bad input. The message names the argument or file, the rule, the value and the remedy."""
 
 
+class TooLittleMemoryError(UserError):
+    """The GPU's memory does not hold what was asked for; less may fit."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named, or that a named folder must hold, is not there."""
 

@@ -18,12 +18,12 @@ def staged_folder(parent: Path, name: str) -> Iterator[Path]:
     Raises:
         UserError: if the folder cannot be made, before any work is done.
     """
-    made = _missing_folders(parent)
+    made = missing_folders(parent)
     staging = parent / f".{name}.partial-{os.getpid()}"
     try:
         staging.mkdir(parents=True)
     except OSError as error:
-        _remove_empty(made)
+        remove_empty(made)
         raise UserError(
             f"{parent}: cannot be written ({error.strerror}); choose a folder where you may write"
         ) from None
@@ -31,7 +31,7 @@ def staged_folder(parent: Path, name: str) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(made)
+        remove_empty(made)
 
 
 @contextlib.contextmanager
@@ -87,12 +87,13 @@ def move_over(source: Path, target: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _missing_folders(path: Path) -> list[Path]:
+def missing_folders(path: Path) -> list[Path]:
     """``path`` and those of its parents that do not exist, innermost first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Removes those folders that hold nothing, innermost first."""
     for folder in folders:
         with contextlib.suppress(OSError):  # not empty: something was delivered
             folder.rmdir()

@@ -23,6 +23,8 @@ REMOVED_FROM_INFERENCE = {
 DEFAULT_WAN_PATH = "Wan2.1-T2V-1.3B-Diffusers"
 MAX_SEED = 2**32 - 1  # what every library takes
 MAX_STEPS = 300  # beyond it two steps of the grid would share one of the 1000 timesteps
+VRAM_CHOICES = ("auto", "24", "16", "12", "8")
+TEXT_PLACES = ("gpu", "layers", "cpu")
 MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when it is known
 
 
@@ -99,6 +101,10 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 on CUDA and fp32 on the CPU"
     )
+    group.add_argument(
+        "--compile", action="store_true",
+        help="compile the DiT's blocks and the VAE's norms; costs minutes at the start, pays on a GPU and many videos",
+    )  # fmt: skip
 
 
 def add_segment_flags(parser: argparse.ArgumentParser) -> None:
@@ -125,3 +131,29 @@ def add_segment_flags(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="of the noise, for weights that start from it; others draw nothing",
     )
+    group.add_argument(
+        "--window", type=int_in(0), default=0, metavar="FRAMES",
+        help="frames that the model sees at once, 4n+1, such as 81; 0 is the whole video, as the weights are evaluated",
+    )  # fmt: skip
+    group.add_argument(
+        "--overlap", type=int_in(0), metavar="FRAMES",
+        help="frames that successive windows share and are blended over; by default a fifth of the window, 16 of 81",
+    )  # fmt: skip
+
+
+def add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    """How to fit into a GPU; what is not given, --vram decides. To be called after ``add_segment_flags``."""
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--vram", choices=VRAM_CHOICES, default="auto",
+        help="GB of the GPU: sets --window, --prompt_batch, --tiling and --text_on where they are not given; auto goes "
+        "by its free memory, and where that is ample, or on a CPU, the whole video is segmented at once",
+    )  # fmt: skip
+    group.add_argument(
+        "--text_on", choices=TEXT_PLACES,
+        help="where the text encoder (11 GB) computes: gpu, cpu, or on the gpu layer by layer",
+    )  # fmt: skip
+    group.add_argument(
+        "--tiling", action=argparse.BooleanOptionalAction, help="VAE decodes in tiles, which changes masks a little"
+    )
+    parser.set_defaults(window=None, prompt_batch=None)

@@ -31,9 +31,11 @@ class FrameSource:
         path: the file or folder.
         fps: frames per second at which the frames are sampled.
         num_frames: how many frames an iteration will give; None if only reading can tell.
+        files: what the frames are read from.
     """
 
     path: Path
+    files: tuple[Path, ...]
     fps: Fraction
     num_frames: int | None
 
@@ -86,6 +88,7 @@ class VideoFile(FrameSource):
 
     def __init__(self, path: Path, fps: Fraction | None, max_frames: int | None) -> None:
         self.path = path
+        self.files = (path,)
         self.max_frames = max_frames
         with self._open() as container:
             stream = container.streams.video[0]
@@ -185,7 +188,7 @@ class ImageFolder(FrameSource):
         self.path = path
         self.fps = fps
         files = [file for file in path.iterdir() if _is_image(file)]
-        self.files = sorted(files, key=natural_order)[:max_frames]
+        self.files = tuple(sorted(files, key=natural_order)[:max_frames])
         if not self.files:
             raise UserError(f"--input_path {path}: no images in it; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
         stems: dict[str, Path] = {}

@@ -83,7 +83,7 @@ def write_frames(video: str, source: Path, folder: Path) -> Frames:
         raise _reworded(error, source) from None
 
 
-def _write_images(video: str, files: list[Path], folder: Path) -> Frames:
+def _write_images(video: str, files: tuple[Path, ...], folder: Path) -> Frames:
     first: tuple[int, int] | None = None
     for index, file in enumerate(files):
         frame = read_image(file)  # also where it is linked: a damaged file shows here, not in training

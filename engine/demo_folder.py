@@ -1,0 +1,221 @@
+"""Where a demo run writes: a folder beside the place of its result, moved there when whole, resumed when stopped.
+
+<output_dir>/.<name>.partial/
+    run.json                    what the masks depend on, and with which preset of engine/vram.py they are made
+    progress.safetensors        how far it is; ``tail``: [P, overlap, h, w] logits that the next window is blended with
+    masks/<k>/<frame>.png       of finished frames, and perhaps of some more
+"""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from models.windows import Joint
+from util.checkpoint import read_json
+from util.errors import UserError
+from util.files import missing_folders, move_over, remove_empty, write_text_whole
+from util.video import FrameSource
+
+RECORD = "result.json"
+RUN = "run.json"
+PROGRESS = "progress.safetensors"
+LOCK = ".lock"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        joint: the windows so far.
+        spans: their frames, [start, stop).
+        agreements: for each window but the first, that of each distinct caption with the window before.
+        size, model_size: (H, W) in pixels of the frames, and as the model sees them.
+        seconds: per stage.
+    """
+
+    joint: Joint
+    spans: list[tuple[int, int]]
+    agreements: list[list[float]]
+    size: tuple[int, int]
+    model_size: tuple[int, int]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class PartialResult:
+    """The folder in which a result grows; see above."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether the next start can go on here."""
+        return (self.folder / PROGRESS).is_file()
+
+    def begin(self, identity: dict[str, Any]) -> str | None:
+        """Goes on with what an earlier run of the same identity left, or clears it.
+
+        Args:
+            identity: whatever the masks depend on; JSON values.
+
+        Returns:
+            The preset with which the earlier run went on; None where there is none.
+        """
+        identity = json.loads(json.dumps(identity))
+        if self.has_progress:
+            try:
+                earlier = read_json(self.folder / RUN)
+            except UserError:
+                earlier = {}
+            if earlier.get("identity") == identity:
+                return str(earlier["preset"])
+            print("Starting anew: an earlier run that was stopped here had other arguments or inputs.", file=sys.stderr)
+        self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Removes what an earlier run left; the progress first, so that none is without its masks."""
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def describe(self, identity: dict[str, Any], preset: str) -> None:
+        """Records what ``begin`` compares, before any progress."""
+        content = {"identity": identity, "preset": preset}
+        write_text_whole(self.folder / RUN, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def save(self, progress: Progress) -> None:
+        """Records that all masks of the finished frames are written."""
+        values = asdict(progress) | {"joint": [progress.joint.start, progress.joint.stop]}
+        aside = self.folder / f".{PROGRESS}"
+        save_file({"tail": progress.joint.tail.contiguous()}, aside, metadata={"progress": json.dumps(values)})
+        aside.replace(self.folder / PROGRESS)
+
+    def load(self) -> Progress | None:
+        """What ``save`` recorded last; None where there is nothing.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        if not self.has_progress:
+            return None
+        file = self.folder / PROGRESS
+        try:
+            with safe_open(file, framework="pt") as content:
+                values = json.loads(content.metadata()["progress"])
+                start, stop = values["joint"]
+                joint = Joint(start, stop, content.get_tensor("tail"))
+            spans = [(first, last) for first, last in values["spans"]]
+            size, model_size = ((values[name][0], values[name][1]) for name in ("size", "model_size"))
+            return Progress(joint, spans, values["agreements"], size, model_size, values["seconds"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: damaged ({error}); remove {self.folder} to start anew") from None
+
+
+@contextlib.contextmanager
+def staged_result(output_dir: Path, source: FrameSource) -> Iterator[PartialResult]:
+    """A folder to fill with ``masks/``, ``result.mp4``, ``result.json`` and perhaps ``overlay/``.
+
+    If the block succeeds they take their places, ``<output_dir>/<name>/`` and ``<output_dir>/<name>_result.mp4``, over
+    an earlier result of the same input. If it fails with progress recorded, the folder stays for the next start, and a
+    line says so; otherwise nothing is left.
+
+    Raises:
+        UserError: if the place cannot be written, is in use, or holds something else than such a result.
+    """
+    target = output_dir / source.name
+    _check_target(target, source)
+    made = missing_folders(output_dir)
+    partial = PartialResult(output_dir / f".{source.name}.partial")
+    with _locked(partial.folder, made):
+        try:
+            yield partial
+            (partial.folder / PROGRESS).unlink(missing_ok=True)  # moved away, masks can be no start
+            _deliver(partial.folder, target)
+        except BaseException:
+            if partial.has_progress:
+                print(
+                    f"What is finished stays in {partial.folder}: the same command goes on there; remove the folder "
+                    "if you do not want that.", file=sys.stderr,
+                )  # fmt: skip
+            raise
+        finally:
+            if not partial.has_progress:
+                shutil.rmtree(partial.folder, ignore_errors=True)
+                remove_empty(made)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
+    """Makes the folder, and keeps other processes out of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"--output_dir {folder.parent}: another run is at work on {folder.name}; wait for its end, or give another"
+        ) from None
+    except OSError as error:
+        remove_empty(made)
+        raise UserError(
+            f"{folder.parent}: cannot be written ({error.strerror}); choose a folder where you may write"
+        ) from None
+    with lock:
+        yield
+
+
+def _deliver(folder: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    (target / RECORD).unlink(missing_ok=True)  # until all is in place this is no result
+    for part in ("masks", "overlay"):
+        if (folder / part).exists() or (target / part).exists():
+            (folder / part).mkdir(exist_ok=True)
+            move_over(folder / part, target / part)
+        with contextlib.suppress(OSError):
+            (target / part).rmdir()  # empty: the earlier result had it, this one has not
+    move_over(folder / "result.mp4", target.with_name(f"{target.name}_result.mp4"))
+    move_over(folder / RECORD, target / RECORD)
+
+
+def _check_target(target: Path, source: FrameSource) -> None:
+    if source.path.is_dir() and source.path.resolve() in (target.resolve(), *target.resolve().parents):
+        raise UserError(
+            f"--output_dir {target.parent}: results would land in the input folder {target}; choose another"
+        )
+    video = target.with_name(f"{target.name}_result.mp4")
+    if video.is_dir() or (video.exists() and not (target / RECORD).is_file()):
+        raise UserError(f"--output_dir {target.parent}: {video} is no result of this program; choose another folder")
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
+        raise UserError(
+            f"--output_dir {target.parent}: {target} exists and is no result of this program; choose another folder"
+        )
+    if (target / RECORD).is_file():
+        earlier = _earlier_input(target / RECORD)
+        if earlier != source.place:
+            raise UserError(
+                f"--output_dir {target.parent}: {target} holds the result of another input ({earlier}); "
+                "choose another folder"
+            )
+
+
+def _earlier_input(record: Path) -> str | None:
+    """The input of an earlier result; None where the record is damaged, which makes it another's."""
+    try:
+        return read_json(record).get("input")
+    except UserError:
+        return None

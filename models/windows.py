@@ -1,0 +1,176 @@
+"""Long videos in overlapping windows: which frames each has, and how their logits become one video's. Pure.
+
+Every window has the same number of frames; the last one is moved back to end with the video, so that it sees as much as
+the others. Where two follow each other, the last ``overlap`` frames of the first fade into the second:
+
+    weight of the second window at frame i of the overlap = (i + 1) / (overlap + 1),    i = 0 ... overlap - 1
+
+and of the first the rest. A video no longer than a window is one window: nothing is cut or blended.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from models.vae_stream import FRAMES_PER_CHUNK
+from util.errors import UserError
+
+Item = TypeVar("Item")
+
+OVERLAP_SHARE = 5  # by default a fifth of a window overlaps the next: 16 frames of 81
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a video is cut.
+
+    Attributes:
+        length: frames of a window, 4n + 1; 0 is the whole video.
+        overlap: frames that a window shares with the one before.
+    """
+
+    length: int = 0
+    overlap: int = 0
+
+    @property
+    def stride(self) -> int:
+        """Frames from the start of a window to that of the next."""
+        return self.length - self.overlap
+
+
+def choose_windows(window: int, overlap: int | None = None) -> Windows:
+    """Checks ``window`` and ``overlap``; without the latter it is a fifth of the window.
+
+    Raises:
+        UserError: unless ``window`` is 0 or 4n + 1, and ``overlap`` at most half of it.
+    """
+    if window < 0 or (window > 0 and (window - 1) % FRAMES_PER_CHUNK):
+        below = max(1, window - (window - 1) % FRAMES_PER_CHUNK)
+        raise UserError(
+            f"window (--window) must be 4n+1 frames for the Wan VAE, or 0 for the whole video, got {window}; use "
+            f"{below} or {below + FRAMES_PER_CHUNK}"
+        )
+    if window == 0:
+        if overlap:
+            raise UserError(
+                f"overlap (--overlap) must be 0 where the whole video is one window, got {overlap}; give --window too"
+            )
+        return Windows()
+    if overlap is None:
+        overlap = window // OVERLAP_SHARE
+    # At most two windows then share a frame, and what is blended once is never blended again.
+    if not 0 <= overlap <= window // 2:
+        raise UserError(
+            f"overlap (--overlap) must be between 0 and half the window, {window // 2} of {window} frames, got "
+            f"{overlap}; use {window // OVERLAP_SHARE}, or a longer --window"
+        )
+    return Windows(window, overlap)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What the next window needs to know of those before.
+
+    Attributes:
+        start, stop: the frames of the last one.
+        tail: [P, overlap, h, w] its last logits, which the next one is blended with.
+    """
+
+    start: int
+    stop: int
+    tail: Tensor
+
+    @property
+    def num_finished(self) -> int:
+        """How many frames no further window can change."""
+        return self.stop - self.tail.shape[1]
+
+
+def cut(items: Iterable[Item], windows: Windows, after: Joint | None = None) -> Iterator[tuple[int, list[Item]]]:
+    """Each window as soon as its last item is there, with the index of its first; at most two windows are held.
+
+    Args:
+        items: of a video whose length only their end tells; with ``after`` from its start on.
+        after: the last window that was cut already.
+    """
+    start, stop = (after.start, after.stop) if after else (0, 0)
+    held: list[Item] = []  # from ``start`` on: the last window moves back into them
+    for item in items:
+        held.append(item)
+        needed = windows.length + (windows.stride if stop else 0)
+        if windows.length and len(held) == needed:
+            start += needed - windows.length
+            del held[: needed - windows.length]
+            stop = start + windows.length
+            yield start, list(held)
+    surplus = start + len(held) - stop
+    if held and surplus > 0:
+        moved = surplus if stop else 0
+        yield start + moved, held[moved:]
+
+
+def spans_of(num_frames: int, windows: Windows) -> list[tuple[int, int]]:
+    """The windows [start, stop) of a video of known length."""
+    return [(start, start + len(part)) for start, part in cut(range(num_frames), windows)]
+
+
+@dataclass
+class Blend:
+    """Joins the logits of windows in the order of ``cut``; holds those of one overlap.
+
+    Attributes:
+        level: the logit above which a pixel is foreground.
+        joint: of the windows so far; that of an earlier run goes on with it.
+        agreements: for each window but the first, [P] the agreement with the one before, see ``mask_iou``.
+    """
+
+    windows: Windows
+    level: float = 0.0
+    joint: Joint | None = None
+    agreements: list[Tensor] = field(default_factory=list)
+
+    def add(self, start: int, logits: Tensor) -> Tensor:
+        """Takes the window [P, T, h, w] from frame ``start`` on; returns the logits [P, N, h, w] finished by it."""
+        stop = start + logits.shape[1]
+        if self.joint is not None:
+            before, earlier = self.joint.num_finished - start, self.joint.tail
+            shared = logits[:, before : before + earlier.shape[1]]
+            self.agreements.append(mask_iou(earlier > self.level, shared > self.level))
+            weight = fade_in(earlier.shape[1]).to(logits)
+            blended = torch.lerp(earlier, shared, weight[:, None, None])
+            logits = torch.cat([blended, logits[:, before + earlier.shape[1] :]], dim=1)
+        num_finished = max(0, logits.shape[1] - self.windows.overlap)
+        # A copy: a view would keep the whole window in memory.
+        self.joint = Joint(start, stop, logits[:, num_finished:].clone())
+        return logits[:, :num_finished]
+
+
+def join(logits: Iterable[Tensor], spans: list[tuple[int, int]], blend: Blend) -> Tensor:
+    """[P, T, h, w] of a whole video from each window's; a single window's come back as they are."""
+    joined = None
+    for (start, _), part in zip(spans, logits, strict=True):
+        if len(spans) == 1:
+            return part
+        if joined is None:
+            joined = part.new_empty(part.shape[0], spans[-1][1], *part.shape[2:])
+        first = blend.joint.num_finished if blend.joint else 0
+        finished = blend.add(start, part)
+        joined[:, first : first + finished.shape[1]] = finished
+    assert joined is not None and blend.joint is not None, "there is no video without a window"
+    joined[:, blend.joint.num_finished :] = blend.joint.tail
+    return joined
+
+
+def fade_in(overlap: int) -> Tensor:
+    """[overlap] float32: the weight of the later of two windows at each frame they share, strictly rising in (0, 1)."""
+    return torch.arange(1, overlap + 1) / (overlap + 1)
+
+
+def mask_iou(first: Tensor, second: Tensor) -> Tensor:
+    """[P] intersection over union of masks [P, T, h, w], over all their frames together; 1 where both are empty."""
+    intersection = (first & second).flatten(1).sum(dim=1)
+    union = (first | second).flatten(1).sum(dim=1)
+    return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))

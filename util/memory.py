@@ -1,0 +1,17 @@
+"""What the C library does with freed memory."""
+
+import ctypes
+import platform
+
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+LARGE = 1 << 20  # bytes; a frame has more, and the tables of Python's small objects less
+
+
+def return_large_blocks() -> None:
+    """Has glibc hand blocks from 1 MiB on back to the system as they are freed; other C libraries do as they will.
+
+    By itself it raises that bound to the largest block freed so far, and keeps the holes that frames leave between
+    what lives longer: over 3,000 frames of 720p they grew by 120 MiB.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
