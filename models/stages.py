@@ -48,8 +48,8 @@ class Stages(DiffusionPipeline):
     def _untiled(self) -> Iterator[None]:
         """Whole frames, also where the decoder works in tiles (``vae.enable_tiling``).
 
-        Encoding takes less memory than decoding, and tiles of it would change what the DiT sees: on the toy at 320 x
-        320 masks keep an IoU of 0.945 with both in tiles, of 0.997 with the decoder alone.
+        Encoding takes less memory than decoding, and tiles of it would change what the DiT sees. On the toy at 320 x
+        320, predicted masks kept an IoU of 0.945 with both in tiles; true masks decoded in tiles one of 0.997.
         """
         is_tiled, self.vae.use_tiling = self.vae.use_tiling, False
         try:
