@@ -175,13 +175,13 @@ def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], o
 
 def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Measured:
     """From file to files: ``run`` takes a folder that it shall fill, and a stopwatch that it may use."""
-    with tempfile.TemporaryDirectory() as folder, gauged(gauges.memory) as (watch, peaks):
+    with tempfile.TemporaryDirectory() as folder, gauged(gauges.memory) as (watch, seconds, peaks):
         start = time.perf_counter()
         run(Path(folder), watch)
         wall = time.perf_counter() - start
         files = [sorted(prompt.iterdir()) for prompt in sorted((Path(folder) / "masks").iterdir())]
         masks = np.array([[np.asarray(Image.open(mask)) > 0 for mask in each] for each in files])  # [P, T, H, W]
-    return Measured(watch.seconds, peaks, [wall], gauges.matmul, np.packbits(masks))
+    return Measured(seconds, peaks, [wall], gauges.matmul, np.packbits(masks))
 
 
 @torch.no_grad()
@@ -210,22 +210,20 @@ def measure_dit(row: Row, pipeline: FlowRVS, size: Size, gauges: Gauges) -> Meas
 
 
 @contextlib.contextmanager
-def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, int]]]:
-    """A stopwatch to which all that are made inside the block add, resizing as a stage of its own; and peaks."""
+def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, float], dict[str, int]]]:
+    """A stopwatch; and the seconds and peaks of it and of all that are made inside the block, by stage."""
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
 
     class Gauge(Stopwatch):
-        def __init__(self, device: torch.device | None = None) -> None:
-            super().__init__(device)
-            self.seconds = seconds
-
         @contextlib.contextmanager
         def stage(self, name: str) -> Iterator[None]:
+            before = self.seconds.get(name, 0.0)
             memory.reset()
             with super().stage(name):
                 yield
             peaks[name] = max(peaks.get(name, 0), memory.read())
+            seconds[name] = seconds.get(name, 0.0) + self.seconds[name] - before
 
     lock = threading.Lock()
 
@@ -241,7 +239,7 @@ def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, int]]]:
         patch.object(models.flowrvs, "Stopwatch", Gauge),
         patch.object(engine.demo, "resize_logits", timed_resize),
     ):
-        yield Gauge(torch.device("cuda") if memory.is_cuda else None), peaks
+        yield Gauge(torch.device("cuda") if memory.is_cuda else None), seconds, peaks
 
 
 def measure_all(names: list[str], size: Size, device: torch.device, rounds: int, file: Path) -> Results:
@@ -292,7 +290,7 @@ def main() -> None:
         f"    PYTHONPATH=. python {shlex.join(sys.argv)}\n\n{machine(device)}; {date.today()}; random weights, "
         f"{dtype}, {height} x {width} x {num_frames}, {size.batch} prompts; medians of {options.rounds} rounds."
     )
-    for text in (whole_table(results, size), stage_table(results, size, flops), dit_table(results, size, flops)):
+    for text in (whole_table(results, size), *(table(results, size, flops) for table in (stage_table, dit_table))):
         if text:
             print(f"\n{text}")
     if options.chart:
