@@ -24,7 +24,7 @@ from models.weights import load_flowrvs
 from models.windows import choose_windows
 from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
-from util.errors import exit_on_user_error
+from util.errors import UserError, exit_on_user_error
 from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
 from util.memory import return_large_blocks
 from util.options import OptionParser, float_in, int_in
@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> None:
     device = select_device(options.device)
     dtype = select_dtype(options.dtype, device)
     captions = list(dict.fromkeys(clean_captions(options.text_prompts)))
-    choose_windows(options.window or 0, options.overlap if options.window is not None else None)
+    if options.window is None and options.overlap is not None:
+        raise UserError(f"--overlap {options.overlap}: how much windows may overlap depends on them; give --window too")
+    choose_windows(options.window or 0, options.overlap)
     source = open_frames(options.input_path, options.fps, options.max_frames)
     output_dir = Path(options.output_dir)
     wan_path, vae_ckpt = _weights_or_toy(options)

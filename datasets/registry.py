@@ -14,7 +14,7 @@ from datasets.refcoco import RefCOCO
 from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
 from datasets.split import Split
 from datasets.ytvos import RefYouTubeVOS
-from util.errors import UserError
+from util.errors import MissingFileError, UserError
 from util.flags import DATASET_PATHS
 
 REFCOCO = ("refcoco", "refcoco+", "refcocog")
@@ -80,7 +80,7 @@ def training_sources(names: dict[str, float], paths: DatasetPaths) -> list[Sourc
         UserError: if a dataset is missing or damaged.
     """
     return [
-        Source(member, TRAIN[member](paths), form, weight)
+        Source(member, _with_masks(TRAIN[member](paths)), form, weight)
         for name, weight in names.items()
         for member, form in GROUPS.get(name, [(name, IMAGE if name in ONE_FRAME else VIDEO)])
     ]
@@ -94,8 +94,16 @@ def validation_split(names: dict[str, float], paths: DatasetPaths) -> Split:
     """
     for name in names:
         if name in VALIDATION:
-            return VALIDATION[name](paths)
+            return _with_masks(VALIDATION[name](paths))
     raise UserError(
         f"--eval_steps: {', '.join(names)} has no validation split with public masks; use --eval_steps 0, or one of "
         f"{', '.join(VALIDATION)}"
     )
+
+
+def _with_masks(split: Split) -> Split:
+    if not split.has_masks:
+        raise MissingFileError(
+            f"{split.origin}: no masks, which training and --eval_steps need; MeViS has them in mask_dict.json"
+        )
+    return split

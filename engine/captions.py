@@ -1,5 +1,6 @@
 """Captions embedded once: the text encoder, 11 GB of Wan2.1's, is in memory for that alone."""
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def embed_now(
             encoder.to(device)
         embeddings = embed_captions(encoder, tokenizer, captions, loaded.pipeline.config.max_sequence_length).cpu()
     del encoder
+    gc.collect()  # the hooks of offloading refer to it in a circle
     if device.type == "cuda":
         torch.cuda.empty_cache()  # which the other networks want
     return embeddings

@@ -20,7 +20,7 @@ from engine.sharding import copy_whole
 from models.lora import has_lora
 from util.checkpoint import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 from util.errors import MissingFileError, UserError
-from util.files import write_text_whole
+from util.files import move_over, write_text_whole
 from util.run_folder import LATEST, checkpoint_name, checkpoints, latest_checkpoint
 
 STATE_FILE = "training_state.pt"
@@ -48,12 +48,11 @@ def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
 def commit_checkpoint(run_dir: Path, step: int, staging: Path, keep_last: int) -> Path:
     """Moves a whole checkpoint to its place, then points ``latest`` at it, then removes the oldest."""
     target = run_dir / checkpoint_name(step)
-    if target.exists():
-        shutil.rmtree(target)
-    staging.replace(target)
+    move_over(staging, target)
     write_text_whole(run_dir / LATEST, target.name + "\n")
     for old in checkpoints(run_dir)[:-keep_last]:
-        shutil.rmtree(old)
+        if old != target:  # the newest may not have the highest step: a run may go on from an older one
+            shutil.rmtree(old)
     return target
 
 

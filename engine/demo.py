@@ -68,7 +68,7 @@ def segment_video(
         areas = _draw(result.folder, source, len(prompts), legend, progress, save_overlays)
     agreement = [[round(one[row], 4) for row in rows] for one in progress.agreements]
     shared = [(later[0], earlier[1]) for earlier, later in itertools.pairwise(progress.spans)]
-    overlaps = [(max(start, stop - options.num_shared), stop) for start, stop in shared]
+    overlaps = [(max(start, stop - options.num_shared), stop) for start, stop in shared if options.num_shared]
     _warn_of_disagreement(prompts, overlaps, agreement)
     return {
         "prompts": prompts,

@@ -38,7 +38,7 @@ class Progress:
     Attributes:
         joint: the windows so far.
         spans: their frames, [start, stop).
-        agreements: for each window but the first, that of each distinct caption with the window before.
+        agreements: as of ``Blend``, of each distinct caption.
         size, model_size: (H, W) in pixels of the frames, and as the model sees them.
         seconds: per stage.
     """

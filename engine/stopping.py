@@ -2,9 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -38,3 +39,18 @@ def ignore_signals(_: int) -> None:
     """For a loader's workers: torchrun signals the whole process group, but the main process decides when to stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def batches_of(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """A loader's batches; its workers end with the block, also after an error.
+
+    They ignore the signal by which the end of the process would end them, and it would wait for them forever.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        shut_down = getattr(batches, "_shutdown_workers", None)  # of a loader with workers
+        if shut_down is not None:
+            shut_down()

@@ -1,6 +1,7 @@
 """From the options of ``main.py`` to a trained network: builds the parts, then lets the trainer run."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -88,12 +89,13 @@ def train(options: argparse.Namespace) -> None:
     validator = (
         Validator(validated, captions, pipeline, task, run_dir, trainer.options.amp) if validated and captions else None
     )
-    for step in trainer.run(loader):
-        if validator is not None and (step % options.eval_steps == 0 or step == trainer.options.max_steps):
-            with trainer.average.in_model():
-                scores, pictures = validator.run(step)
-            accelerator.log(scores, step=step)
-            log_pictures(accelerator, pictures, step)
+    with contextlib.closing(trainer.run(loader)) as steps:
+        for step in steps:
+            if validator is not None and (step % options.eval_steps == 0 or step == trainer.options.max_steps):
+                with trainer.average.in_model():
+                    scores, pictures = validator.run(step)
+                accelerator.log(scores, step=step)
+                log_pictures(accelerator, pictures, step)
     accelerator.end_training()
     _end(trainer)
 

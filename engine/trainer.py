@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from engine.optimizer import build_optimizer, set_learning_rate
 from engine.records import Window, cut_records, means_of, recentred_share
 from engine.sharding import from_own_slices, gather, is_sharded, own_slices, whole
 from engine.steps import StepResult, Task
-from engine.stopping import StopSignal
+from engine.stopping import StopSignal, batches_of
 from util.checkpoint import load_plain
 from util.errors import UserError
 from util.files import staged_folder
@@ -116,14 +116,13 @@ class Trainer:
         """Of each process."""
         return self.accelerator.gradient_accumulation_steps
 
-    def run(self, loader: DataLoader[Any]) -> Iterator[int]:
+    def run(self, loader: DataLoader[Any]) -> Generator[int, None, None]:
         """Trains until ``max_steps`` or a signal; yields the number of steps done after each one.
 
         Args:
             loader: this process's batches from here on, endless.
         """
         self.task.model.train()
-        batches = iter(loader)
         window = Window()
         stop = StopSignal()
         is_main = self.accelerator.is_main_process
@@ -132,6 +131,7 @@ class Trainer:
             tqdm(
                 total=self.options.max_steps, initial=self.step, desc="train", unit="step", disable=not is_main
             ) as bar,
+            batches_of(loader) as batches,
         ):
             while self.step < self.options.max_steps:
                 before = time.perf_counter()

@@ -16,6 +16,7 @@ of 81 frames 9.0; two 6.1; one 4.6; encoder 5.8; decoder 6.7, in tiles of 256 x 
 this was run on a GPU.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from engine.captions import IN_LAYERS, ON_GPU
+from models.stages import naming_what_saves_memory
 from util.errors import TooLittleMemoryError, UserError
 
 Result = TypeVar("Result")
@@ -108,18 +110,21 @@ def run_within_memory(
         TooLittleMemoryError: if that is too much as well, or there is no smaller one.
     """
     try:
-        return run(preset)
+        with naming_what_saves_memory():
+            return run(preset)
     except TooLittleMemoryError as error:
         smaller = next_smaller(preset, flags)
         if smaller is None:
             raise
         reason = str(error)
     # Out of the except block: the error's traceback would keep the tensors of the first try alive.
+    on_retry(smaller)
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    on_retry(smaller)
     try:
-        return run(smaller)
+        with naming_what_saves_memory():
+            return run(smaller)
     except TooLittleMemoryError as error:
         raise UserError(f"{error}; so it was before, with more: {reason}") from error
 

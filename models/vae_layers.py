@@ -29,6 +29,7 @@ Cache: TypeAlias = list[Any]  # the library's: for each causal convolution None,
 PAST = 2  # frames that a causal convolution of 3 looks back
 FIRST_SEEN = "Rep"  # the library's word where an upsampler has passed its first frame, which is not doubled
 PIECE_BYTES = 2**19  # of float32 activations that norm and SiLU take at once on a CPU; half of a usual L2 cache
+MOST_VARIANTS = 32  # of the compiled kernel; by torch's own limit of 8 it would give up within a video
 SMALLEST_NORM = 1e-12  # of F.normalize, which the library calls
 # Rows of a 3-tap kernel that fall on one row of the picture before doubling: [output parity, tap of 2, tap of 3].
 FOLDING = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -65,10 +66,13 @@ def use_channels_last(vae: AutoencoderKLWan) -> None:
 def compile_layers(vae: AutoencoderKLWan, enabled: bool = True) -> None:
     """Compiles norm, SiLU and the join with cached frames of every residual block into one kernel.
 
-    Convolutions stay the libraries'. Sizes are symbols, so neither lengths nor frame sizes compile again. Takes effect
-    on the layers of ``use_fast_layers``, which this calls.
+    Convolutions stay the libraries'. Sizes are symbols, so neither lengths nor frame sizes compile again; what does are
+    a dozen variants, for one frame or several, one clip or several. Takes effect on the layers of
+    ``use_fast_layers``, which this calls.
     """
     use_fast_layers(vae)
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
     for module in vae.modules():
         if isinstance(module, ResidualBlock):
             module.compiled = enabled
@@ -187,7 +191,8 @@ def _store(feat_cache: Cache, feat_idx: list[int], joined: Tensor) -> None:
 def _joined(past: Tensor, x: Tensor, norm: RMSNorm, compiled: bool) -> Tensor:
     """``past``, then SiLU of the normed ``x``, in time."""
     if compiled:
-        return _compiled_join()(past, x, norm.gamma)
+        # Flattened: the sizes of a parameter are no symbols to the compiler.
+        return _compiled_join()(past, x, norm.gamma.flatten())
     if torch.is_grad_enabled():
         return torch.cat([past, F.silu(norm(x))], dim=2)
     batch, channels, num_frames, height, width = x.shape
@@ -205,8 +210,8 @@ def _compiled_join() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 def _join(past: Tensor, x: Tensor, gamma: Tensor) -> Tensor:
     """What ``_joined`` does, as one expression for the compiler; channels last."""
     rows = x.movedim(1, -1)
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(SMALLEST_NORM)
-    normed = (rows * (x.shape[1] ** 0.5 / norm)).to(x.dtype) * gamma.flatten()
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=_norm_dtype(x)).clamp_min(SMALLEST_NORM)
+    normed = (rows * (x.shape[1] ** 0.5 / norm)).to(x.dtype) * gamma
     return torch.cat([past.movedim(1, -1), F.silu(normed)], dim=1).movedim(-1, 1)
 
 
@@ -217,12 +222,16 @@ def _normalise_into(out: Tensor, x: Tensor, gamma: Tensor, silu: bool) -> None:
     for rows, out_rows in zip(x.movedim(1, -1), out.movedim(1, -1), strict=True):
         pieces = rows.reshape(-1, num_channels).split(piece)
         for source, target in zip(pieces, out_rows.view(-1, num_channels).split(piece), strict=True):
-            norm = torch.linalg.vector_norm(source, dim=-1, keepdim=True, dtype=torch.float32)
+            norm = torch.linalg.vector_norm(source, dim=-1, keepdim=True, dtype=_norm_dtype(source))
             scale = norm.clamp_min_(SMALLEST_NORM).reciprocal_().mul_(num_channels**0.5)
             torch.mul(source, scale, out=target)
             target.mul_(weights)
             if silu:
                 F.silu(target, inplace=True)
+
+
+def _norm_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _double_and_convolve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

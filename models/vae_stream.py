@@ -116,7 +116,7 @@ def set_tiling(vae: AutoencoderKLWan, tile: tuple[int, int] | None, overlap: int
     stride = vae.config.scale_factor_spatial
     if any(side % stride for side in (*tile, overlap)) or not 0 <= overlap < min(tile):
         raise UserError(
-            f"tiles of the VAE must be multiples of {stride} and larger than their overlap, got "
+            f"--tiling: tiles of the VAE must be multiples of {stride} and larger than their overlap, got "
             f"{tile[0]} x {tile[1]} and {overlap}"
         )
     vae.enable_tiling(

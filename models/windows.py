@@ -124,7 +124,8 @@ class Blend:
     Attributes:
         level: the logit above which a pixel is foreground.
         joint: of the windows so far; that of an earlier run goes on with it.
-        agreements: for each window but the first, [P] the agreement with the one before, see ``mask_iou``.
+        agreements: for each window but the first, [P] the agreement with the one before over the frames that are
+            blended, see ``mask_iou``; none without an overlap.
     """
 
     windows: Windows
@@ -138,7 +139,8 @@ class Blend:
         if self.joint is not None:
             before, earlier = self.joint.num_finished - start, self.joint.tail
             shared = logits[:, before : before + earlier.shape[1]]
-            self.agreements.append(mask_iou(earlier > self.level, shared > self.level))
+            if earlier.shape[1]:
+                self.agreements.append(mask_iou(earlier > self.level, shared > self.level))
             weight = fade_in(earlier.shape[1]).to(logits)
             blended = torch.lerp(earlier, shared, weight[:, None, None])
             logits = torch.cat([blended, logits[:, before + earlier.shape[1] :]], dim=1)

@@ -592,6 +592,7 @@ def test_a_stranger_in_the_place_of_the_video_is_left_alone(refused, clip, tmp_p
         (["--window", "16"], ["--window", "4n+1", "got 16", "use 13 or 17"]),
         (["--window", "9", "--overlap", "5"], ["--overlap", "4 of 9", "got 5"]),
         (["--overlap", "4", "--window", "0"], ["--overlap", "--window"]),
+        (["--overlap", "4"], ["--overlap 4", "--window"]),
         (["--vram", "10"], ["--vram", "'10'"]),
         (["--text_on", "disk"], ["--text_on", "'disk'"]),
         (["--num_step", "1"], ["--num_step", "did you mean '--num_steps'"]),

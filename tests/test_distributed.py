@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,3 +141,17 @@ def test_an_error_in_one_process_ends_all_with_its_message(command, tmp_path):
     done = run(command(tmp_path / "run", "--num_frames", "6", num_processes=2), expected=1)
     assert "main.py: error: " in done.stderr
     assert "4n+1" in done.stderr
+
+
+def test_a_picture_that_a_worker_cannot_read_ends_the_run_with_one_line(command, toy_root, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(toy_root, root)
+    for picture in root.glob("train/JPEGImages/*/*.jpg"):
+        picture.write_bytes(b"no picture")
+    arguments = command(tmp_path / "run", "--mevis_path", str(root), "--num_workers", "2")
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("main.py: error: ") and "no image or damaged" in last and len(last) < 400

@@ -3,11 +3,14 @@
 import multiprocessing
 import os
 import shutil
+import weakref
 
 import pytest
 import torch
 
 import models.text_cache
+import models.weights
+from engine.captions import embed_now
 from models.text import clean_caption, embed_captions
 from models.text_cache import CaptionCache, text_identity
 from models.weights import load_flowrvs
@@ -276,3 +279,19 @@ def test_a_full_disk_leaves_no_half_file(open_cache, load, monkeypatch):
     with pytest.raises(UserError, match=r"--text_cache .*No space left"):
         cache.add_missing(CAPTIONS, load)
     assert {file.name for file in cache.folder.iterdir()} <= {".lock", "identity.json"}
+
+
+def test_the_encoder_is_gone_once_captions_are_embedded_layer_by_layer(toy_folder, monkeypatch):
+    loaded = load_flowrvs(str(toy_folder), text=False)
+    encoders = []
+
+    def load_text(*arguments):
+        encoder, tokenizer = models.weights.load_text(*arguments)
+        encoders.append(weakref.ref(encoder))
+        return encoder, tokenizer
+
+    monkeypatch.setattr("engine.captions.load_text", load_text)
+    cpu = torch.device("cpu")
+    there, whole = (embed_now(["a dog"], loaded, cpu, torch.float32, place) for place in ("layers", "cpu"))
+    assert torch.equal(there, whole)
+    assert [encoder() for encoder in encoders] == [None, None]

@@ -28,6 +28,7 @@ from datasets.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.source import Source
 from datasets.transforms import Box
+from engine.checkpoints import commit_checkpoint
 from engine.latents import CachedLatents, LatentBatch, collate_latents
 from engine.steps import FlowTask, MaskVAETask, dice_loss
 from engine.trainer import Trainer, learning_rate
@@ -345,3 +346,23 @@ def test_a_second_run_does_not_write_over_the_first(arguments):
     main.main(arguments)
     with pytest.raises(SystemExit, match="--resume auto"):
         main.main(arguments)
+
+
+def test_the_checkpoint_just_written_stays_whatever_later_steps_there_are(tmp_path):
+    for step in (1000, 2000, 3000, 1500):
+        staging = tmp_path / "staging"
+        staging.mkdir()
+        commit_checkpoint(tmp_path, step, staging, keep_last=2)
+    assert (tmp_path / "latest").read_text().strip() == "step_0001500"
+    assert (tmp_path / "step_0001500").is_dir()
+
+
+@pytest.mark.parametrize(("split", "flags"), [("train", []), ("valid_u", ["--eval_steps", "1"])])
+def test_a_split_without_masks_is_refused_before_anything_is_written(arguments, tmp_path, small_toy, split, flags):
+    root = tmp_path / "data"
+    shutil.copytree(small_toy, root)
+    (root / split / "mask_dict.json").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main.main([*arguments, "--mevis_path", str(root), *flags])
+    assert "mask_dict.json" in caught.value.code
+    assert not (tmp_path / "run").exists()

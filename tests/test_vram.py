@@ -54,6 +54,19 @@ def test_the_next_smaller_preset_changes_what_flags_leave_open():
     assert next_smaller(preset_named("24"), flags(text_on="cpu", window=81, tiling=True, prompt_batch=1)) is None
 
 
+def test_memory_that_is_too_little_for_the_weights_is_tried_once_more():
+    tried = []
+
+    def run(preset):
+        tried.append(preset.name)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("moving the weights")
+        return "done"
+
+    assert run_within_memory(run, preset_named("24"), UNSET, lambda _: None) == "done"
+    assert tried == ["24", "16"]
+
+
 def test_too_little_memory_is_tried_once_more_and_no_oftener():
     tried, told = [], []
 

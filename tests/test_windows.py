@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datasets.toy import make_video
 from models.weights import load_flowrvs
-from models.windows import Blend, Joint, choose_windows, cut, join, mask_iou, spans_of
+from models.windows import Blend, Joint, Windows, choose_windows, cut, join, mask_iou, spans_of
 from util.errors import UserError
 
 SMALL = {"box_height": 16, "box_width": 24}
@@ -176,6 +176,13 @@ def test_a_stream_goes_on_where_it_was_left(toy_pipeline):
         rest = toy_pipeline.segment_stream(iter(video(12)[part.joint.start :]), embeddings, after=part.joint, **how)
         for later, again in zip(parts[index + 1 :], rest, strict=True):
             assert torch.equal(later.logits, again.logits)
+
+
+def test_windows_that_share_nothing_have_no_agreement():
+    blend = Blend(Windows(5, 0))
+    blend.add(0, torch.ones(1, 5, 2, 2))
+    blend.add(5, -torch.ones(1, 5, 2, 2))
+    assert blend.agreements == []
 
 
 def test_equal_prompts_share_their_agreement(toy_pipeline):

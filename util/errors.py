@@ -47,4 +47,7 @@ def exit_on_user_error(program: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    lines = str(error).splitlines()
+    if any(line.startswith("Original Traceback") for line in lines):  # of a loader's worker, as torch hands it on
+        lines = [lines[-1].partition(": ")[2]]
+    return " ".join(" ".join(lines).split())
