@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from util.errors import UserError
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -72,11 +74,20 @@ def empty_to_send(*shape: int) -> Tensor:
     """Float32 memory for what a loader hands out.
 
     In a worker it is memory that the main process will see: a clip, 100 MB at 480p, is not copied on its way.
+
+    Raises:
+        UserError: if shared memory is full.
     """
     if get_worker_info() is None:
         return torch.empty(shape)
     num_bytes = 4 * math.prod(shape)
-    return torch.empty(0).set_(torch.UntypedStorage._new_shared(num_bytes)).view(shape)
+    try:
+        return torch.empty(0).set_(torch.UntypedStorage._new_shared(num_bytes)).view(shape)
+    except RuntimeError as error:
+        raise UserError(
+            f"--num_workers: shared memory has no room for a clip of {num_bytes >> 20} MiB ({error}); start "
+            "the container with more (docker run --shm-size), or lower --num_workers or --batch_size"
+        ) from error
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -149,7 +149,7 @@ def build_loader(
         )  # fmt: skip
     return DataLoader(
         clips, batch_sampler=batches, collate_fn=collate, num_workers=options.num_workers,
-        worker_init_fn=ignore_signals, pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=ignore_signals,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.clip import collate
+from datasets.clip import collate, empty_to_send
 from datasets.expression import Expression
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches, dense_indices, sample_indices, sparse_indices
@@ -28,6 +28,7 @@ from datasets.transforms import (
     mirrored_caption,
     recentred,
 )
+from util.errors import UserError
 from util.images import read_image
 
 ALL_DRAWS = Augmentation(crop_prob=0.5, flip_prob=0.5, jitter=0.1)
@@ -365,3 +366,9 @@ def test_weights_say_how_often_an_epoch_visits_a_source():
     visits = Counter(clips.items[item].source for item in clips.items_of(0))
     assert 70 < visits[0] < 130
     assert visits[1] == 600
+
+
+def test_full_shared_memory_names_what_to_do(monkeypatch):
+    monkeypatch.setattr("datasets.clip.get_worker_info", lambda: "a worker")
+    with pytest.raises(UserError, match=r"--num_workers.*--shm-size"):
+        empty_to_send(1 << 20, 1 << 20)
