@@ -1,17 +1,24 @@
-"""Seconds of steps, peak memory and matrix products of a device; its name."""
+"""Seconds of steps, peak memory and matrix products of a device; its name; rows in fresh processes."""
 
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from util.device import select_dtype
 from util.parallel import num_cores
+
+Measured = TypeVar("Measured")
+Rows: TypeAlias = dict[str, list[Measured | None]]
 
 
 def timed(steps: Iterator[object], num_steps: int, device: torch.device) -> tuple[list[float], list[float]]:
@@ -89,3 +96,24 @@ def machine(device: torch.device) -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     return f"{name}, {num_cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def in_fresh_processes(measure: Callable[[str], Measured | None], names: list[str], rounds: int) -> Rows[Measured]:
+    """Each row as often as there are rounds, in a process of its own; alternating, so that all see the same machine.
+
+    Args:
+        measure: of a row's name; one that can be pickled.
+
+    Returns:
+        For each row what its rounds measured; None where memory did not suffice.
+    """
+    results: Rows[Measured] = {name: [] for name in names}
+    for name in (bar := tqdm(names * rounds, desc="measure", unit="row")):
+        bar.set_postfix_str(name)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            try:
+                done = pool.submit(measure, name).result()
+            except BrokenProcessPool:  # killed, as happens when memory runs out
+                done = None
+        results[name].append(done)
+    return results

@@ -27,14 +27,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
+from functools import partial
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -46,13 +44,12 @@ import torch.nn.functional as F
 from diffusers.utils import logging as library_logging
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 import engine.demo
 import models.flowrvs
-from benchmarks.gauges import PeakMemory, machine, matmul_rate, timed
+from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_rate, timed
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
-from benchmarks.video_report import Measured, Results, chart, dit_table, stage_table, whole_table
+from benchmarks.video_report import Measured, chart, dit_table, stage_table, whole_table
 from benchmarks.video_rows import DIT, NUM_TOKENS, PLAIN, ROWS, Row
 from engine.demo import segment_video
 from engine.demo_folder import PartialResult
@@ -242,20 +239,6 @@ def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, float], di
         yield Gauge(torch.device("cuda") if memory.is_cuda else None), seconds, peaks
 
 
-def measure_all(names: list[str], size: Size, device: torch.device, rounds: int, file: Path) -> Results:
-    """Each row as often as there are rounds, alternating, so that all see the same machine."""
-    results: Results = {name: [] for name in names}
-    for name in (bar := tqdm(names * rounds, desc="measure", unit="row")):
-        bar.set_postfix_str(name)
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            try:
-                done = pool.submit(measure, name, size, device, file, torch.get_num_threads()).result()
-            except BrokenProcessPool:  # killed, as happens when memory runs out
-                done = None
-        results[name].append(done)
-    return results
-
-
 def write_source(file: Path, size: Size) -> None:
     """A video of drifting colours, as an H.264 file."""
     num_frames, height, width = size.clip
@@ -283,7 +266,8 @@ def main() -> None:
         file = Path(folder) / "source.mp4"
         write_source(file, size)
         flops = count_video_flops(size)
-        results = measure_all(options.rows, size, device, options.rounds, file)
+        one = partial(measure, size=size, device=device, file=file, num_threads=torch.get_num_threads())
+        results = in_fresh_processes(one, options.rows, options.rounds)
     num_frames, height, width = size.clip
     dtype = str(select_dtype("auto", device)).removeprefix("torch.")
     print(

@@ -26,14 +26,12 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,10 +42,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.utils import logging as library_logging
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from benchmarks.gauges import PeakMemory, machine, matmul_rate, timed
+from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_rate, timed
 from benchmarks.random_wan import (
     CAPTIONS,
     SIZES,
@@ -281,20 +278,6 @@ def _checked(step: int, trainer: Trainer) -> int:
     return step
 
 
-def measure_all(names: list[str], size: Size, device: torch.device, num_steps: int, rounds: int) -> Results:
-    """Each row as often as there are rounds, alternating, so that all see the same machine."""
-    results: Results = {name: [] for name in names}
-    for name in (bar := tqdm(names * rounds, desc="measure", unit="row")):
-        bar.set_postfix_str(name)
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            try:
-                done = pool.submit(measure, name, size, device, num_steps, torch.get_num_threads()).result()
-            except BrokenProcessPool:  # killed, as happens when memory runs out
-                done = None
-        results[name].append(done)
-    return results
-
-
 def lacking(name: str, device: torch.device) -> str:
     """What a row needs that this machine has not; empty where it has all."""
     needs = ROWS[name].needs if name in ROWS else ""
@@ -354,7 +337,8 @@ def main() -> None:
         absent = {name: needs for name in options.rows if (needs := lacking(name, device))}
         training, encoding = count_flops(size)
         present = [name for name in options.rows if name not in absent]
-        results = measure_all(present, size, device, options.steps, options.rounds)
+        one = partial(measure, size=size, device=device, num_steps=options.steps, num_threads=torch.get_num_threads())
+        results = in_fresh_processes(one, present, options.rounds)
     num_frames, height, width = size.clip
     print(
         f"    PYTHONPATH=. python {shlex.join(sys.argv)}\n\n{machine(device)}; {date.today()}; random weights, "
