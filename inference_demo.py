@@ -17,7 +17,7 @@ from engine.demo import hashing, segment_video, write_record
 from engine.demo_folder import staged_result
 from engine.identity import hash_of, model_identity
 from engine.segment import SegmentOptions, make_ready
-from engine.vram import Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
+from engine.vram import TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from models.text import clean_captions
 from models.vae_stream import set_tiling
 from models.weights import load_flowrvs
@@ -26,13 +26,12 @@ from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.errors import UserError, exit_on_user_error
 from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
-from util.memory import return_large_blocks
+from util.memory import keep_freed_memory
 from util.options import OptionParser, float_in, int_in
 from util.stopwatch import Stopwatch
 from util.video import open_frames
 
 PROGRAM = "inference_demo.py"
-TILE = (256, 256)  # of the VAE, in pixels
 TOY = Path(__file__).parent / "assets" / "toy"
 # What the masks depend on, beside input, weights and device: a stopped run goes on where all of these are the same.
 DECISIVE_FLAGS = (
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks what can be checked before the weights load, then segments and records."""
-    return_large_blocks()
+    keep_freed_memory()
     device = select_device(options.device)
     dtype = select_dtype(options.dtype, device)
     captions = list(dict.fromkeys(clean_captions(options.text_prompts)))

@@ -13,10 +13,12 @@ threshold, write the masks by Pillow. "ours" is ``engine.demo.segment_video``, a
 well. Rows of ``dit`` evaluate the DiT alone, for all prompts, on latents that are ready. benchmarks/video_rows.py has
 the rows.
 
-TFLOP/s divide what the stage's modules need for the work of that row, counted on the meta device, by its seconds; the
-device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a CPU, measured in each process. Peak
-memory is all that the process holds, weights included: on CUDA what is allocated, on a CPU resident memory beyond that
-after imports. Resizing runs on the threads that write in ours, so its seconds are theirs, and within those of writing.
+TFLOP/s divide what the library's modules need for the stage, counted on the meta device, by its seconds: one encoding
+in ours and one a prompt in the plain rendering, DiT and decoder for every prompt. So a product that sharing or folding
+saves counts as if it were made. The device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a
+CPU, measured in each process. Peak memory is all that the process holds, weights included: on CUDA what is allocated,
+on a CPU resident memory beyond that after imports. Resizing runs on the threads that write in ours, so its seconds are
+theirs, and within those of writing.
 """
 
 import contextlib
@@ -50,7 +52,7 @@ import models.flowrvs
 from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_rate, timed
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
 from benchmarks.video_report import Measured, chart, dit_table, stage_table, whole_table
-from benchmarks.video_rows import DIT, NUM_TOKENS, PLAIN, ROWS, Row
+from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, Row
 from engine.demo import segment_video
 from engine.demo_folder import PartialResult
 from engine.segment import SegmentOptions, make_ready
@@ -60,6 +62,7 @@ from models.mask_vae import resize_logits
 from models.text import embed_captions
 from util.device import device_name, select_device, select_dtype
 from util.errors import UserError, exit_on_user_error
+from util.memory import keep_freed_memory
 from util.options import OptionParser, int_in
 from util.stopwatch import Stopwatch
 from util.video import VideoWriter, open_frames
@@ -134,6 +137,8 @@ def measure(name: str, size: Size, device: torch.device, file: Path, num_threads
             if name == PLAIN:
                 return measure_whole(lambda out, watch: plain_rendering(parts, file, prompts, out, size, watch), gauges)
             row = ROWS[name]
+            if row.keeps_memory:
+                keep_freed_memory()
             pipeline = our_pipeline(row, parts, size)
             if row.part == DIT:
                 return measure_dit(row, pipeline, size, gauges)
@@ -263,11 +268,14 @@ def main() -> None:
         device, size = select_device(options.device), VIDEO_SIZES[options.size]
         if options.size == "1.3b" and device.type == "cpu":
             raise UserError("--size 1.3b: needs a GPU, got cpu; use --size mid")
+        if options.chart and all(name in ROWS and ROWS[name].part == DIT for name in options.rows):
+            raise UserError(f"--chart {options.chart}: shows the stages of whole renderings; add ours to --rows")
+        absent = {name for name in options.rows if name in ROWS and ROWS[name].needs == CUDA and device.type != "cuda"}
         file = Path(folder) / "source.mp4"
         write_source(file, size)
         flops = count_video_flops(size)
         one = partial(measure, size=size, device=device, file=file, num_threads=torch.get_num_threads())
-        results = in_fresh_processes(one, options.rows, options.rounds)
+        results = in_fresh_processes(one, [name for name in options.rows if name not in absent], options.rounds)
     num_frames, height, width = size.clip
     dtype = str(select_dtype("auto", device)).removeprefix("torch.")
     print(
@@ -277,6 +285,8 @@ def main() -> None:
     for text in (whole_table(results, size), *(table(results, size, flops) for table in (stage_table, dit_table))):
         if text:
             print(f"\n{text}")
+    for name in sorted(absent):
+        print(f"\nLeft out: {name}, which needs CUDA.")
     if options.chart:
         Path(options.chart).write_text(chart(results, size), encoding="utf-8")
 

@@ -1,6 +1,5 @@
 """Tables and a chart of what benchmarks/inference.py measured."""
 
-import math
 import statistics
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -52,7 +51,7 @@ def whole_table(results: Results, size: Size) -> str:
     runs = runs_of(results, WHOLE)
     if not runs:
         return ""
-    plain = statistics.median([run.wall[0] for run in runs[PLAIN]]) if PLAIN in runs else math.nan
+    plain = statistics.median([run.wall[0] for run in runs[PLAIN]]) / size.batch if PLAIN in runs else None
     lines = [
         f"| seconds per prompt | {' | '.join(STAGES)} | all (least to most) | plain / this | peak GiB | mask IoU |",
         "|---" * (len(STAGES) + 5) + "|",
@@ -62,10 +61,11 @@ def whole_table(results: Results, size: Size) -> str:
         stages = " | ".join(f"{stage_seconds(every, stage) / size.batch:.2f}" for stage in STAGES)
         peak = statistics.median([max(run.peaks.values()) for run in every]) / 2**30
         words = f"{name}: {ROWS[name].words}" if name in ROWS and ROWS[name].words else name
+        sooner = f"{plain / statistics.median(wall):.2f}" if plain else ""
         likeness = f"{iou(runs[PLAIN][0].output, every[0].output):.5f}" if PLAIN in runs else ""
         lines.append(
             f"| {words} | {stages} | {statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f}) "
-            f"| {plain / size.batch / statistics.median(wall):.2f} | {peak:.2f} | {likeness} |"
+            f"| {sooner} | {peak:.2f} | {likeness} |"
         )
     shares = ", ".join(f"{name} {np.unpackbits(every[0].output).mean():.0%}" for name, every in runs.items())
     return "\n".join([*lines, "", f"Share of pixels that the masks cover: {shares}.", _failed(results)]).strip()

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from models.dit_speed import compile_for_any_length, fuse_projections, stop_sharing
+from engine.vram import TILE
+from models import mask_vae, stages, vae_stream
+from models.dit_speed import NATIVE, compile_for_any_length, fuse_projections, stop_sharing
 from models.flowrvs import FlowRVS
-from models.vae_layers import use_library_layers
+from models.vae_layers import compile_layers, use_library_layers
+from models.vae_stream import set_tiling
 
 WHOLE, DIT = "whole", "dit"
+CUDA = "CUDA"
 NUM_TOKENS = 20  # of a caption of the DiT's rows; the other rows are padding
 
 
@@ -30,9 +35,11 @@ class Row:
     Attributes:
         words: how it differs from ours.
         part: the whole, from file to files, or the DiT alone, on latents that are ready.
-        change: what is done to the pipeline after loading.
+        change: what is done to the pipeline after loading; the process ends with the row.
         prompt_batch: prompts at a time.
         num_steps: of the DiT's rows.
+        keeps_memory: whether ``util.memory.keep_freed_memory`` is called.
+        needs: ``CUDA``, or empty.
     """
 
     words: str
@@ -40,12 +47,49 @@ class Row:
     change: Callable[[FlowRVS], None] = nothing
     prompt_batch: int = 4
     num_steps: int = 1
+    keeps_memory: bool = True
+    needs: str = ""
 
 
 def library_vae(pipeline: FlowRVS) -> None:
     use_library_layers(pipeline.vae)
     for parameter in pipeline.vae.parameters():
         parameter.data = parameter.data.contiguous()
+
+
+def library_stream(_pipeline: FlowRVS) -> None:
+    def encode(vae: AutoencoderKLWan, frames: list[Tensor]) -> list[Tensor]:
+        return [vae.encode(piece.to(vae.dtype)).latent_dist.parameters for piece in frames]
+
+    def decode(vae: AutoencoderKLWan, latents: list[Tensor]) -> list[Tensor]:
+        return [vae.decode(piece.to(vae.dtype)).sample for piece in latents]
+
+    mask_vae.encode_chunks, mask_vae.decode_chunks = encode, decode
+
+
+def four_chunks(_pipeline: FlowRVS) -> None:
+    vae_stream.PIXELS_AT_ONCE *= 4
+
+
+def one_mask(_pipeline: FlowRVS) -> None:
+    stages.DECODED_PIXELS = 1
+
+
+@torch.no_grad()
+def vae_compiled(pipeline: FlowRVS) -> None:
+    """Compiled at small sizes, which serve all others: what is measured is use."""
+    compile_layers(pipeline.vae)
+    mask_vae.encode_posterior(pipeline.vae, torch.zeros(1, 3, 9, 64, 64, device=pipeline.device))
+    for num_masks in (1, 4):
+        mask_vae.decode_logits(pipeline.vae, torch.zeros(num_masks, 16, 3, 8, 8, device=pipeline.device))
+
+
+def tiled(pipeline: FlowRVS) -> None:
+    set_tiling(pipeline.vae, TILE)
+
+
+def native(pipeline: FlowRVS) -> None:
+    pipeline.transformer.set_attention_backend(NATIVE)
 
 
 def unshared(pipeline: FlowRVS) -> None:
@@ -104,10 +148,17 @@ PLAIN = "plain"
 ROWS = {
     "ours": Row(""),
     "one-prompt": Row("one prompt at a time", prompt_batch=1),
+    "freed-back": Row("freed memory goes back to the system", keeps_memory=False),
     "library-vae": Row("the library's VAE layers, contiguous", change=library_vae),
+    "library-stream": Row("our layers, but the library's loop over chunks", change=library_stream),
+    "four-chunks": Row("four chunks pass the VAE at once", change=four_chunks),
+    "one-mask": Row("one mask passes the decoder at once", change=one_mask),
+    "vae-compile": Row("compiled norms", change=vae_compiled),
+    "tiling": Row("the decoder in tiles of 256 x 256", change=tiled),
     "dit": Row("", DIT),
     "dit-one-prompt": Row("one prompt at a time", DIT, prompt_batch=1),
     "dit-unshared": Row("first self-attention for every prompt", DIT, unshared),
+    "dit-native": Row("torch's attention", DIT, native, needs=CUDA),
     "dit-fused": Row("fused projections", DIT, fused),
     "dit-compile": Row("compiled blocks", DIT, compiled),
     "dit-collapsed": Row("padding rows as one key with a bias", DIT, collapsed),

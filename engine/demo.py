@@ -28,6 +28,7 @@ from util.checkpoint import sha256_of
 from util.frames import Frame, resize_frame
 from util.mask_files import read_mask
 from util.masks import write_mask
+from util.memory import return_freed_memory
 from util.parallel import ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
@@ -120,6 +121,7 @@ def _write_masks(
             progress.joint = finished.joint
             _add_seconds(progress.seconds, finished.seconds, frames.stopwatch)
             result.save(progress)
+            return_freed_memory()
             bar.update(finished.logits.shape[1])
     assert progress is not None, "a source has at least one frame"
     return progress

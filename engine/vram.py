@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 GIB = 2**30
 AUTO = "auto"
+TILE = (256, 256)  # of the VAE, in pixels
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,33 @@
-"""What the C library does with freed memory."""
+"""What glibc's malloc does with freed memory; where the C library is another, nothing changes."""
 
 import ctypes
 import platform
 
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h
-LARGE = 128 << 10  # bytes; where glibc itself begins
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+LARGEST = 2**31 - 1  # bytes; mallopt takes an int
+LARGEST_BEFORE_2_35 = 32 << 20  # of M_MMAP_THRESHOLD; older versions refuse more
 
 
-def return_large_blocks() -> None:
-    """Has glibc hand blocks from 128 KiB on back to the system as they are freed; other C libraries do as they will.
+def keep_freed_memory() -> None:
+    """Has malloc keep freed blocks of whatever size for those who ask next, until ``return_freed_memory``.
 
-    By itself it raises that bound to the largest block freed so far, and keeps the holes that frames leave between
-    what lives longer: over 3,000 frames of 720p they grew by 120 MiB.
+    By itself it gives blocks from 32 MiB on back to the system at once, and the next one comes as new pages, each zeroed
+    at its first touch: on a CPU a quarter of the VAE's time at 240 x 416. To be called before there are threads.
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+    if _is_glibc():
+        libc = ctypes.CDLL(None)
+        # All threads share one heap: of those that others have of their own, the free end is never returned.
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
+        if not libc.mallopt(M_MMAP_THRESHOLD, LARGEST):
+            libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BEFORE_2_35)
+
+
+def return_freed_memory() -> None:
+    """Hands the pages that are free back to the system, the holes between what lives on too."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
