@@ -17,7 +17,8 @@ from engine.demo import hashing, segment_video, write_record
 from engine.demo_folder import staged_result
 from engine.identity import hash_of, model_identity
 from engine.segment import SegmentOptions, make_ready
-from engine.vram import TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
+from engine.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
+from models.stages import naming_what_saves_memory
 from models.text import clean_captions
 from models.vae_stream import set_tiling
 from models.weights import load_flowrvs
@@ -84,9 +85,10 @@ def run(options: argparse.Namespace) -> None:
         identity = {name: getattr(options, name) for name in DECISIVE_FLAGS} | where | {"input": source.place}
         names = hash_of([file.name for file in source.files])
         identity |= {"frames": fingerprint(source.files), "names": names} | model_identity(loaded, options.weights)
-        earlier = result.begin(identity)
+        earlier = result.begin(identity, [preset.name for preset in PRESETS])
         stopwatch = Stopwatch()
-        preset = preset_named(earlier) if earlier else choose_preset(options.vram, device)
+        with naming_what_saves_memory():  # of a full GPU not even that can be asked
+            preset = preset_named(earlier) if earlier else choose_preset(options.vram, device)
 
         def segment(preset: Preset) -> dict[str, Any]:
             result.describe(identity, preset.name)

@@ -51,8 +51,8 @@ import engine.demo
 import models.flowrvs
 from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_rate, timed
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
-from benchmarks.video_report import Measured, chart, dit_table, stage_table, whole_table
-from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, Row
+from benchmarks.video_report import Measured, chart, dit_table, runs_of, stage_table, whole_table
+from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, WHOLE, Row
 from engine.demo import segment_video
 from engine.demo_folder import PartialResult
 from engine.segment import SegmentOptions, make_ready
@@ -61,7 +61,7 @@ from models.flowrvs import FlowRVS
 from models.mask_vae import resize_logits
 from models.text import embed_captions
 from util.device import device_name, select_device, select_dtype
-from util.errors import UserError, exit_on_user_error
+from util.errors import TooLittleMemoryError, UserError, exit_on_user_error
 from util.memory import keep_freed_memory
 from util.options import OptionParser, int_in
 from util.stopwatch import Stopwatch
@@ -127,6 +127,10 @@ def measure(name: str, size: Size, device: torch.device, file: Path, num_threads
     """One run of a row, in a fresh process; None where memory does not suffice."""
     library_logging.set_verbosity_error()
     torch.set_num_threads(num_threads)
+    if name != PLAIN and ROWS[name].keeps_memory:
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose clocks and memory are read
     gauges = Gauges(PeakMemory(device), matmul_rate(size.matmul, device))
     prompts = PROMPTS[: size.batch]
     try:
@@ -137,13 +141,11 @@ def measure(name: str, size: Size, device: torch.device, file: Path, num_threads
             if name == PLAIN:
                 return measure_whole(lambda out, watch: plain_rendering(parts, file, prompts, out, size, watch), gauges)
             row = ROWS[name]
-            if row.keeps_memory:
-                keep_freed_memory()
             pipeline = our_pipeline(row, parts, size)
             if row.part == DIT:
                 return measure_dit(row, pipeline, size, gauges)
             return measure_whole(lambda out, watch: our_rendering(row, pipeline, file, prompts, out, watch), gauges)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, TooLittleMemoryError):
         return None
 
 
@@ -171,8 +173,15 @@ def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], o
     with watch.stage("text"):
         length = pipeline.config.max_sequence_length
         embeddings = embed_captions(pipeline.text_encoder, pipeline.tokenizer, prompts, length)
+        drop_text_encoder(pipeline)
     options = SegmentOptions(prompt_batch=row.prompt_batch)
     segment_video(pipeline, open_frames(str(file)), prompts, embeddings, PartialResult(out), options)
+
+
+def drop_text_encoder(pipeline: FlowRVS) -> None:
+    """As in the demo, it is gone before the other networks run; here others refer to it."""
+    pipeline.text_encoder.to("meta")
+    pipeline.register_modules(text_encoder=None)
 
 
 def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Measured:
@@ -196,6 +205,7 @@ def measure_dit(row: Row, pipeline: FlowRVS, size: Size, gauges: Gauges) -> Meas
     captions = torch.zeros(size.batch, TEXT_LENGTH, size.text["d_model"])
     captions[:, :NUM_TOKENS] = torch.randn(size.batch, NUM_TOKENS, size.text["d_model"], generator=generator)
     sigmas = sigma_schedule(row.num_steps).to(device)
+    drop_text_encoder(pipeline)
     solved: list[Tensor] = []
 
     def evaluations() -> Iterator[None]:
@@ -285,9 +295,12 @@ def main() -> None:
     for text in (whole_table(results, size), *(table(results, size, flops) for table in (stage_table, dit_table))):
         if text:
             print(f"\n{text}")
+    failed = [name for name, runs in results.items() if None in runs]
+    if failed:
+        print(f"\nOut of memory: {', '.join(failed)}.")
     for name in sorted(absent):
         print(f"\nLeft out: {name}, which needs CUDA.")
-    if options.chart:
+    if options.chart and runs_of(results, WHOLE):
         Path(options.chart).write_text(chart(results, size), encoding="utf-8")
 
 

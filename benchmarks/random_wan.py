@@ -106,10 +106,13 @@ def build_parts(size: Size, device: torch.device, out_channels: int = 3) -> Part
     torch.manual_seed(0)
     dtype = select_dtype("auto", device)
     with device:
-        dit, vae, encoder = build_dit(size), build_vae(size, out_channels), build_encoder(size)
+        dit = build_dit(size)
+        torch.set_default_dtype(dtype)  # the text encoder in float32 would not fit on many a GPU
+        vae, encoder = build_vae(size, out_channels), build_encoder(size)
+        torch.set_default_dtype(torch.float32)
     for model in (dit, vae, encoder):
         model.eval().requires_grad_(False)
-    return Parts(dit, vae.to(dtype), encoder.to(dtype), build_toy_wan().tokenizer)
+    return Parts(dit, vae, encoder, build_toy_wan().tokenizer)
 
 
 def draw_batches(size: Size) -> list[ClipBatch]:

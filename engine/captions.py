@@ -14,6 +14,7 @@ from models.text import embed_captions
 from models.text_cache import CaptionCache, text_identity
 from models.weights import LoadedFlowRVS, load_text
 from util.flags import TEXT_PLACES
+from util.memory import return_freed_memory
 
 ON_GPU, IN_LAYERS, _ = TEXT_PLACES
 
@@ -66,6 +67,7 @@ def embed_now(
         embeddings = embed_captions(encoder, tokenizer, captions, loaded.pipeline.config.max_sequence_length).cpu()
     del encoder
     gc.collect()  # the hooks of offloading refer to it in a circle
+    return_freed_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # which the other networks want
     return embeddings

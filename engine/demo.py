@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -103,6 +104,10 @@ def _write_masks(
     progress = result.load()
     after = progress.joint if progress else None
     frames = _FittedFrames(pipeline, source, options, after.start if after else 0)
+
+    def to_masks(logits: Tensor) -> NDArray[np.bool_]:
+        return logits_to_masks(resize_logits(logits.to(pipeline.device), frames.size), options.threshold)
+
     folders = [result.folder / "masks" / str(prompt) for prompt in range(len(rows))]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def _write_masks(
             if progress is None:
                 progress = Progress(finished.joint, [], [], frames.size, frames.model_size)
             with frames.stopwatch.stage("write"):
-                _write_finished(finished, folders, rows, source, progress.size, options.threshold)
+                _write_finished(finished, folders, rows, source, to_masks)
             if finished.joint.stop > (progress.spans[-1][1] if progress.spans else 0):
                 progress.spans.append((finished.joint.start, finished.joint.stop))
                 if finished.agreement is not None:
@@ -138,11 +143,10 @@ def _write_finished(
     folders: list[Path],
     rows: list[int],
     source: FrameSource,
-    size: tuple[int, int],
-    threshold: float,
+    to_masks: Callable[[Tensor], NDArray[np.bool_]],
 ) -> None:
     def write(index: int) -> None:
-        masks = logits_to_masks(resize_logits(finished.logits[:, index], size), threshold)
+        masks = to_masks(finished.logits[:, index])
         for folder, row in zip(folders, rows, strict=True):
             write_mask(folder / f"{source.frame_name(finished.start + index)}.png", masks[row])
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,12 @@ class PartialResult:
         """Whether the next start can go on here."""
         return (self.folder / PROGRESS).is_file()
 
-    def begin(self, identity: dict[str, Any]) -> str | None:
+    def begin(self, identity: dict[str, Any], presets: Container[str]) -> str | None:
         """Goes on with what an earlier run of the same identity left, or clears it.
 
         Args:
             identity: whatever the masks depend on; JSON values.
+            presets: those that there are.
 
         Returns:
             The preset with which the earlier run went on; None where there is none.
@@ -77,7 +78,7 @@ class PartialResult:
                 earlier = read_json(self.folder / RUN)
             except UserError:
                 earlier = {}
-            if earlier.get("identity") == identity:
+            if earlier.get("identity") == identity and earlier.get("preset") in presets:
                 return str(earlier["preset"])
             print("Starting anew: an earlier run that was stopped here had other arguments or inputs.", file=sys.stderr)
         self.clear()

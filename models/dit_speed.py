@@ -15,9 +15,9 @@ from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 from torch import Tensor, nn
 
 NATIVE = "native"  # torch's scaled_dot_product_attention
-# The library's names, the fastest first, with the compute capability that each needs. Without a package of their own
-# torch's attention runs, which on such GPUs has flash kernels too.
-FLASH_BACKENDS = (("_flash_3", (9, 0)), ("flash", (8, 0)))
+# The library's names, by the major compute capability that each was written for; each needs a package. Without it, and
+# on other GPUs, torch's attention runs, which has flash kernels too, and on later GPUs cuDNN's.
+FLASH_BACKENDS = {8: "flash", 9: "_flash_3"}
 TABLES = ("freqs_cos", "freqs_sin")
 
 
@@ -57,7 +57,8 @@ def _move_without_cast(rope: nn.Module, change: Any, recurse: bool = True) -> nn
     """``nn.Module._apply``, which carries out ``.to`` and its kin, for devices alone."""
 
     def move(tensor: Tensor) -> Tensor:
-        return tensor.to(change(tensor).device)
+        changed = change(tensor)
+        return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
 
     return type(rope)._apply(rope, move, recurse)
 
@@ -107,7 +108,7 @@ def _add_once(module: nn.Module, hook: Any) -> None:
 
 
 def use_fast_attention(dit: WanTransformer3DModel) -> str:
-    """Sets the fastest attention kernels that are installed and fit device and dtype; otherwise torch's.
+    """Sets the attention kernels written for the GPU, where they are installed and fit the dtype; otherwise torch's.
 
     The library's environment variable ``DIFFUSERS_ATTN_BACKEND`` overrules it.
 
@@ -119,13 +120,12 @@ def use_fast_attention(dit: WanTransformer3DModel) -> str:
     device, dtype = _place(dit)
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return NATIVE
-    capability = torch.cuda.get_device_capability(device)
-    for name, needed in FLASH_BACKENDS:
-        if capability >= needed and is_usable(name):
-            with attention_backend(NATIVE):  # the library makes it the default of all models; leaving restores that
-                dit.set_attention_backend(name)
-            return name
-    return NATIVE
+    name = FLASH_BACKENDS.get(torch.cuda.get_device_capability(device)[0], NATIVE)
+    if name == NATIVE or not is_usable(name):
+        return NATIVE
+    with attention_backend(NATIVE):  # the library makes it the default of all models; leaving restores that
+        dit.set_attention_backend(name)
+    return name
 
 
 def _place(dit: WanTransformer3DModel) -> tuple[torch.device, torch.dtype]:
@@ -171,7 +171,12 @@ def fuse_projections(dit: WanTransformer3DModel) -> None:
 
     The library keeps the parts beside the whole; here they become views of it, so that no memory is added as long as
     the model stays on its device. Saved are the parts alone, under the keys that every Wan has.
+
+    Raises:
+        ValueError: if there are adapters beside the projections, which the product would leave out.
     """
+    if getattr(dit, "peft_config", None):
+        raise ValueError("adapters must be merged into the weights before projections are fused")
     dit.fuse_qkv_projections()
     for module in dit.modules():
         if isinstance(module, WanAttention):

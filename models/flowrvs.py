@@ -173,13 +173,7 @@ class FlowRVS(Stages):
         if (prompts is None) == (prompt_embeds is None):
             raise UserError("prompts or prompt_embeds must be given, one of them")
         captions = clean_captions([prompts] if isinstance(prompts, str) else prompts) if prompts is not None else []
-        if not LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD:
-            raise ValueError(
-                f"threshold must lie in [{LOWEST_THRESHOLD}, {HIGHEST_THRESHOLD}], got {threshold}: logits are clamped "
-                "to [-1, 1], so beyond it every pixel would be the same"
-            )
-        if prompt_batch < 1:
-            raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")
+        _check_numbers(threshold, prompt_batch)
         sigmas = self._sigmas(num_steps)
         windows = self._windows(window, overlap)
         pictures = as_pictures(frames)
@@ -207,7 +201,6 @@ class FlowRVS(Stages):
             logits = join(decoded, spans, blend)
 
         self.maybe_free_model_hooks()
-        check_finite(logits)
         rows = [distinct.index(caption) for caption in captions] if captions else list(range(len(logits)))
         agreement = torch.stack(blend.agreements)[:, rows] if blend.agreements else torch.empty(0, len(rows))
         if len(distinct) < len(captions):
@@ -285,7 +278,9 @@ class FlowRVS(Stages):
 
         Raises:
             UserError: for arguments that cannot be segmented.
+            ValueError: as in a call.
         """
+        _check_numbers(threshold, prompt_batch)
         sigmas, windows = self._sigmas(num_steps), self._windows(window, overlap)
         embeddings = self._checked_embeddings(prompt_embeds)
         blend = Blend(windows, logit_threshold(threshold), after)
@@ -300,7 +295,6 @@ class FlowRVS(Stages):
                     mask_latents = self._solve(latents, embeddings, sigmas, self._noise(latents, seed), prompt_batch)
                 with stopwatch.stage("decode"):
                     logits = self._decode(mask_latents, len(held), size, prompt_batch)
-            check_finite(logits)
             first = blend.joint.num_finished if blend.joint else 0
             finished = blend.add(start, logits)
             assert blend.joint is not None, "a window was added"
@@ -381,3 +375,13 @@ class FlowRVS(Stages):
         batches = embeddings.split(prompt_batch)
         with self._bar("predict masks", self.transformer, len(batches) * (len(sigmas) - 1)):
             return torch.cat([self.predict_mask_latents(video_latents, batch, sigmas, noise) for batch in batches])
+
+
+def _check_numbers(threshold: float, prompt_batch: int) -> None:
+    if not LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD:
+        raise ValueError(
+            f"threshold must lie in [{LOWEST_THRESHOLD}, {HIGHEST_THRESHOLD}], got {threshold}: logits are clamped to "
+            "[-1, 1], so beyond it every pixel would be the same"
+        )
+    if prompt_batch < 1:
+        raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")

@@ -1,8 +1,7 @@
 """The causal video VAE: diffusers' ``AutoencoderKLWan``, stock or with a decoder tuned to one mask channel."""
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,10 @@ def padded_num_frames(num_frames: int) -> int:
 
 
 def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of the latents, raw.
+    """Mean and log-variance of the latents, raw; of whole frames, also where the VAE decodes in tiles.
+
+    Encoding takes less memory than decoding, and tiles of it would change what the DiT sees. On the toy at 320 x 320,
+    predicted masks kept an IoU of 0.945 with both in tiles; true masks decoded in tiles one of 0.997.
 
     Args:
         frames: [B, 3, T, H, W] in [-1, 1]; T = 4n + 1, H and W multiples of the spatial stride.
@@ -103,11 +105,7 @@ def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Ten
         ValueError: if T is not 4n + 1.
     """
     check_num_frames(frames.shape[2])
-    if is_tiled(vae, frames.shape[-2:]):
-        parameters = vae.encode(frames.to(vae.dtype)).latent_dist.parameters
-    else:
-        parameters = torch.cat(list(encode_chunks(vae, [frames])), dim=2)
-    posterior = DiagonalGaussianDistribution(parameters)
+    posterior = DiagonalGaussianDistribution(torch.cat(list(encode_chunks(vae, [frames])), dim=2))
     return posterior.mean.float(), posterior.logvar.float()
 
 
@@ -166,24 +164,13 @@ def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
         [B, 1, T, H, W] float32, clamped to [-1, 1]; foreground where > 0.
         A stock decoder gives a picture; the mean of its channels serves.
     """
-    return torch.cat(list(logit_chunks(vae, [mask_latents])), dim=2)
-
-
-def logit_chunks(vae: AutoencoderKLWan, mask_latents: Iterable[Tensor]) -> Iterator[Tensor]:
-    """What ``decode_logits`` gives, in pieces of a few frames, each [B, 1, t, H, W]: for videos of any length.
-
-    Args:
-        mask_latents: pieces of any length in time, each [B, C, t', H', W']; tiled decoding joins them.
-    """
-    pieces = iter(mask_latents)
-    first = next(pieces)
     stride = vae.config.scale_factor_spatial
-    if is_tiled(vae, (first.shape[-2] * stride, first.shape[-1] * stride)):
-        decoded = iter([vae.decode(torch.cat([first, *pieces], dim=2).to(vae.dtype)).sample])
+    chunks: Iterable[Tensor]
+    if is_tiled(vae, (mask_latents.shape[-2] * stride, mask_latents.shape[-1] * stride)):
+        chunks = [vae.decode(mask_latents.to(vae.dtype)).sample]
     else:
-        decoded = decode_chunks(vae, itertools.chain([first], pieces))
-    for chunk in decoded:
-        yield chunk.clamp(-1, 1).float().mean(dim=1, keepdim=True)
+        chunks = decode_chunks(vae, [mask_latents])
+    return torch.cat([chunk.clamp(-1, 1).float().mean(dim=1, keepdim=True) for chunk in chunks], dim=2)
 
 
 def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

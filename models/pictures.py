@@ -53,7 +53,8 @@ def as_video(pictures: Tensor, size: tuple[int, int], device: torch.device) -> T
         pictures = rearrange(torch.from_numpy(array), "t h w c -> t c h w")
     padding = padded_num_frames(len(pictures)) - len(pictures)
     pictures = torch.cat([pictures, pictures[-1:].expand(padding, -1, -1, -1)]).to(device)
-    values = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures.float()
+    # In place: of the whole video, each further copy would be 5 MB a frame.
+    values = pictures.float().div_(127.5).sub_(1) if pictures.dtype == torch.uint8 else pictures.float()
     return rearrange(values, "t c h w -> 1 c t h w")
 
 

@@ -15,16 +15,23 @@ from models.pictures import as_video
 from models.vae_stream import num_decoder_calls, num_encoder_calls
 from util.errors import TooLittleMemoryError, UserError
 
-# At 480 x 832 the decoder takes 3.8 GiB a prompt, twice the DiT, and one alone keeps a GPU busy: batches are for less.
-DECODED_PIXELS = 480 * 832
+# The decoder takes 3.8 GiB a mask at 480 x 832, twice the DiT. Masks of smaller frames gain by passing together, a
+# tenth at 64 x 96; from 240 x 416 on they only take more memory.
+DECODED_PIXELS = 240 * 416
+# Of torch on a CPU, of CUDA and of its libraries, which have no class of error for it.
+MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 @contextlib.contextmanager
 def naming_what_saves_memory() -> Iterator[None]:
-    """Out of memory becomes an error that says what to lower."""
+    """Out of memory, of a GPU or the machine, becomes an error that says what to lower."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
+            words in str(error) for words in MEMORY_WORDS
+        ):
+            raise
         raise TooLittleMemoryError(
             f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), window (--window) or the box "
             "(--reso_h, --reso_w)"
@@ -41,21 +48,8 @@ class Stages(DiffusionPipeline):
 
     def encode_video(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in [-1, 1], T = 4n + 1, to normalised latents [B, C, T', H', W'] float32: the mean."""
-        with self._untiled(), self._bar("encode video", self.vae.encoder, num_encoder_calls(self.vae, video.shape)):
+        with self._bar("encode video", self.vae.encoder, num_encoder_calls(video.shape)):
             return mask_vae.encode_video(self.vae, video)
-
-    @contextlib.contextmanager
-    def _untiled(self) -> Iterator[None]:
-        """Whole frames, also where the decoder works in tiles (``vae.enable_tiling``).
-
-        Encoding takes less memory than decoding, and tiles of it would change what the DiT sees. On the toy at 320 x
-        320, predicted masks kept an IoU of 0.945 with both in tiles; true masks decoded in tiles one of 0.997.
-        """
-        is_tiled, self.vae.use_tiling = self.vae.use_tiling, False
-        try:
-            yield
-        finally:
-            self.vae.use_tiling = is_tiled
 
     def predict_mask_latents(
         self, video_latents: Tensor, caption_embeddings: Tensor, sigmas: Tensor, noise: Tensor | None = None
@@ -98,7 +92,7 @@ class Stages(DiffusionPipeline):
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _decoded_together(self, mask_latents: Tensor, most: int) -> int:
-        """How many prompts the decoder takes at once: many small ones, of 480 x 832 one."""
+        """How many prompts the decoder takes at once: many small ones, one from ``DECODED_PIXELS`` on."""
         height, width = (self.vae.config.scale_factor_spatial * side for side in mask_latents.shape[-2:])
         return max(1, min(most, DECODED_PIXELS // (height * width)))
 
@@ -111,8 +105,12 @@ class Stages(DiffusionPipeline):
         with self._bar("decode masks", self.vae.decoder, num_calls):
             for batch in batches:
                 decoded = mask_vae.decode_logits(self.vae, batch)[:, 0, :num_frames]  # [B, T, h, w]
-                for index in range(num_frames):  # frame by frame: the whole video at source size may not fit
-                    logits[done : done + len(batch), index] = resize_logits(decoded[:, index], size)
+                check_finite(decoded)
+                if decoded.shape[-2:] == torch.Size(size):
+                    logits[done : done + len(batch)] = decoded
+                else:
+                    for index in range(num_frames):  # frame by frame: the whole video at source size may not fit
+                        logits[done : done + len(batch), index] = resize_logits(decoded[:, index], size)
                 done += len(batch)
         return logits
 

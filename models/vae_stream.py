@@ -80,12 +80,9 @@ def decode_chunks(
         yield unpatchify(decoded, vae.config.patch_size or 1)
 
 
-def num_encoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
+def num_encoder_calls(shape: torch.Size) -> int:
     """How often a video [B, 3, T, H, W] makes ``encode_posterior`` run the encoder: the length of a progress bar."""
-    num_chunks = (shape[2] - 1) // FRAMES_PER_CHUNK
-    if is_tiled(vae, shape[-2:]):
-        return _num_tiles(vae, shape[-2:]) * (1 + num_chunks)
-    return 1 + math.ceil(num_chunks / _chunks_at_once(shape, 1))
+    return 1 + math.ceil((shape[2] - 1) // FRAMES_PER_CHUNK / _chunks_at_once(shape, 1))
 
 
 def num_decoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
@@ -98,7 +95,7 @@ def num_decoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
 
 
 def set_tiling(vae: AutoencoderKLWan, tile: tuple[int, int] | None, overlap: int = 64) -> None:
-    """Whether the VAE cuts large frames into tiles, by the library's own tiling: less memory, other logits at seams.
+    """Whether the VAE decodes large frames in tiles, by the library's own tiling: less memory, other logits at seams.
 
     A pass then holds the activations of one tile, but the results of all tiles over all frames: with tiles, give it
     windows. Tiles see neither each other nor, in the middle block's attention, the whole frame.

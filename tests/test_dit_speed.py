@@ -15,6 +15,7 @@ from models.dit import predict_velocity
 from models.dit_speed import compile_for_any_length, keep_rotary_float32, prepare_for_inference, use_fast_attention
 from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS
+from models.lora import add_lora
 from models.objectives import OBJECTIVES, predict_mask_latents
 
 
@@ -177,6 +178,7 @@ def test_the_tables_still_move_and_a_copy_has_its_own():
     twin.to("meta")
     assert twin.rope.freqs_cos.is_meta
     assert not dit.rope.freqs_cos.is_meta
+    assert not twin.to_empty(device="cpu").rope.freqs_cos.is_meta
 
 
 def test_a_pipeline_keeps_its_tables_through_a_cast(pipeline):
@@ -195,9 +197,9 @@ def backends_of(dit):
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """A DiT on the CPU that says it is on a Hopper GPU."""
+    """A DiT on the CPU that says it is on a GPU."""
 
-    def make(dtype=torch.bfloat16, capability=(9, 0)):
+    def make(dtype=torch.bfloat16, capability=(8, 0)):
         dit = tiny_dit().to(dtype)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
         monkeypatch.setattr(dit_speed, "_place", lambda dit: (torch.device("cuda"), dit.patch_embedding.weight.dtype))
@@ -210,13 +212,14 @@ def fake_gpu(monkeypatch):
     ("installed", "capability", "expected"),
     [
         ((), (9, 0), "native"),
-        (("_CAN_USE_FLASH_ATTN",), (9, 0), "flash"),
+        (("_CAN_USE_FLASH_ATTN",), (9, 0), "native"),
         (("_CAN_USE_FLASH_ATTN", "_CAN_USE_FLASH_ATTN_3"), (9, 0), "_flash_3"),
         (("_CAN_USE_FLASH_ATTN", "_CAN_USE_FLASH_ATTN_3"), (8, 6), "flash"),
+        (("_CAN_USE_FLASH_ATTN", "_CAN_USE_FLASH_ATTN_3"), (10, 0), "native"),
         (("_CAN_USE_FLASH_ATTN",), (7, 5), "native"),
     ],
 )
-def test_the_fastest_attention_that_is_installed_and_fits_the_gpu_is_chosen(
+def test_attention_written_for_the_gpu_is_chosen_where_installed(
     monkeypatch, fake_gpu, installed, capability, expected
 ):
     for flag in ("_CAN_USE_FLASH_ATTN", "_CAN_USE_FLASH_ATTN_3"):
@@ -308,6 +311,13 @@ def test_a_fused_model_takes_no_more_memory():
     before = storage_bytes(dit)
     dit_speed.fuse_projections(dit)
     assert storage_bytes(dit) == before
+
+
+def test_adapters_are_not_left_out_by_fusing():
+    dit = tiny_dit()
+    add_lora(dit, rank=2)
+    with pytest.raises(ValueError, match="adapters must be merged"):
+        dit_speed.fuse_projections(dit)
 
 
 def storage_bytes(dit):

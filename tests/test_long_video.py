@@ -167,6 +167,16 @@ def test_other_arguments_start_anew(demo, tmp_path, monkeypatch, capsys):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
 
 
+def test_a_preset_that_no_longer_exists_starts_anew(tmp_path, capsys):
+    partial = PartialResult(tmp_path)
+    partial.describe({"input": "a"}, "enormous")
+    (tmp_path / "progress.safetensors").touch()
+    assert partial.begin({"input": "a"}, ["small", "enormous"]) == "enormous"
+    assert partial.begin({"input": "a"}, ["small"]) is None
+    assert "Starting anew" in capsys.readouterr().err
+    assert not partial.has_progress
+
+
 def test_two_runs_at_one_place_are_refused(clip, tmp_path):
     source = open_frames(str(clip))
     with pytest.raises(UserError, match="another run"), staged_result(tmp_path / "out", source):

@@ -169,12 +169,24 @@ def test_a_video_beyond_the_rotary_tables_is_refused_before_it_is_encoded(toy_pi
     assert not calls.count
 
 
-def test_out_of_memory_says_what_to_lower(toy_pipeline, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def run_out_of_gpu_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(toy_pipeline, "encode_video", full)
+
+def run_out_of_memory(*_):
+    torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("run_out", [run_out_of_gpu_memory, run_out_of_memory])
+def test_out_of_memory_says_what_to_lower(toy_pipeline, monkeypatch, run_out):
+    monkeypatch.setattr(toy_pipeline, "encode_video", run_out)
     with pytest.raises(UserError, match="--prompt_batch"):
+        toy_pipeline(video(), "a dog")
+
+
+def test_other_errors_of_torch_are_not_taken_for_memory(toy_pipeline, monkeypatch):
+    monkeypatch.setattr(toy_pipeline, "encode_video", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
         toy_pipeline(video(), "a dog")
 
 

@@ -209,6 +209,12 @@ def test_a_stream_without_frames_is_refused(toy_pipeline):
         list(toy_pipeline.segment_stream(iter([]), embeddings))
 
 
+@pytest.mark.parametrize("option", [{"threshold": 0.9}, {"prompt_batch": 0}])
+def test_a_stream_refuses_what_a_call_refuses(toy_pipeline, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        next(toy_pipeline.segment_stream(iter(video(1)), toy_pipeline.embed(PROMPTS), **option))
+
+
 def test_tiles_are_the_decoders_alone(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     counts = {"encoder": 0, "decoder": 0}

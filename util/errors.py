@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class TooLittleMemoryError(UserError):
-    """The GPU's memory does not hold what was asked for; less may fit."""
+    """The memory, of the GPU or the machine, does not hold what was asked for; less may fit."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
