@@ -156,12 +156,11 @@ def chart(results: Results, size: Size) -> str:
             left += seconds * scale
     bottom = GAP + len(totals) * (BAR + GAP)
     for number, (stage, colour) in enumerate(zip(STAGES, COLOURS, strict=True)):
-        left = LABEL + 80 * number
+        left = LABEL + CHART_WIDTH // len(STAGES) * number
         pieces.append(f'<rect x="{left}" y="{bottom}" width="12" height="12" fill="{colour}"/>')
         pieces.append(f'<text x="{left + 16}" y="{bottom + 11}">{stage}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL + CHART_WIDTH + 10}" height="{bottom + 24}" '
         f'font-family="system-ui, sans-serif" font-size="12"><title>seconds per prompt by stage</title>\n'
-        + "\n".join(pieces)
-        + "\n</svg>\n"
+        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(pieces) + "\n</svg>\n"
     )

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -233,14 +234,16 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[str, Any]]]:
     """Hashes weight files on a thread beside the block, which may call for ``{part: {"files", "sha256"}}``.
 
-    The text encoder alone is 11 GB: beside the model's work its hash costs no waiting.
+    The text encoder alone is 11 GB, and takes half a minute or less. A block that fails does not wait for it.
     """
+    stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        digests = {part: pool.submit(sha256_of, paths) for part, paths in files.items()}
+        digests = {part: pool.submit(sha256_of, paths, stop) for part, paths in files.items()}
         try:
             yield lambda: {
                 part: {"files": [str(path) for path in files[part]], "sha256": digest.result()}
                 for part, digest in digests.items()
             }
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)

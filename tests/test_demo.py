@@ -1,11 +1,14 @@
 """The demo script from its arguments to its files, on a toy model and tiny clips."""
 
+import contextlib
 import gc
 import hashlib
 import json
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import weakref
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import inference_demo
+from engine.demo import hashing
 from models.toy import write_toy_wan
 from util.parallel import MAX_PENDING
 from util.video import FrameSource, VideoWriter, open_frames
@@ -144,6 +148,30 @@ def test_the_record_holds_the_hashes_of_the_weight_files(demo, clip, tmp_path, t
         part: {"files": [str(file)], "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for part, file in files.items()
     }
+
+
+class LargeFile:
+    """Five seconds of reading."""
+
+    def __init__(self):
+        self.num_reads, self.begun = 0, threading.Event()
+
+    def open(self, _mode):
+        return contextlib.nullcontext(self)
+
+    def read(self, _size):
+        self.num_reads += 1
+        self.begun.set()
+        time.sleep(0.001)
+        return b"x" if self.num_reads < 5000 else b""
+
+
+def test_a_run_that_fails_does_not_wait_for_its_hashes():
+    file = LargeFile()
+    with pytest.raises(ZeroDivisionError), hashing({"vae": (file,)}):
+        file.begun.wait()
+        _ = 1 / 0
+    assert file.num_reads < 5000
 
 
 def test_the_record_names_the_checkpoints_that_replaced_weights(demo, clip, tmp_path, toy_folder_demo):

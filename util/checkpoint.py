@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def sha256_of(files: tuple[Path, ...]) -> str:
-    """Hexadecimal SHA-256 over the bytes of the files, in the order given."""
+def sha256_of(files: tuple[Path, ...], stop: threading.Event | None = None) -> str:
+    """Hexadecimal SHA-256 over the bytes of the files, in the order given; of fewer once ``stop`` is set."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
+            while not (stop and stop.is_set()) and (block := stream.read(1 << 22)):
                 digest.update(block)
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Has malloc keep freed blocks of whatever size for those who ask next, until ``return_freed_memory``.
 
     By itself it gives blocks from 32 MiB on back to the system at once, and the next comes as new pages, each zeroed
-    at its first touch: on a CPU a quarter of the VAE's time at 240 x 416. To be called before there are threads.
+    at its first touch: on a CPU up to a fifth of the VAE's time at 240 x 416. To be called before there are threads.
     """
     if _is_glibc():
         libc = ctypes.CDLL(None)
