@@ -31,7 +31,7 @@ from util.frames import Frame, resize_frame
 from util.mask_files import read_mask
 from util.masks import write_mask
 from util.memory import return_freed_memory
-from util.parallel import ordered_map
+from util.parallel import num_cores, ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
@@ -118,6 +118,7 @@ def _write_masks(
         for finished in pipeline.segment_stream(frames, embeddings, after=after, **asdict(options)):
             if progress is None:
                 progress = Progress(finished.joint, [], [], frames.size, frames.model_size)
+            return_freed_memory()
             with frames.stopwatch.stage("write"):
                 _write_finished(finished, folders, rows, source, to_masks)
             if finished.joint.stop > (progress.spans[-1][1] if progress.spans else 0):
@@ -151,7 +152,7 @@ def _write_finished(
         for folder, row in zip(folders, rows, strict=True):
             write_mask(folder / f"{source.frame_name(finished.start + index)}.png", masks[row])
 
-    for _ in ordered_map(write, range(finished.logits.shape[1])):
+    for _ in ordered_map(write, range(finished.logits.shape[1]), num_cores()):
         pass
 
 
@@ -208,7 +209,7 @@ def _draw(
 
     areas: list[list[int]] = []
     with VideoWriter(folder / "result.mp4", source.fps) as video:
-        finished = ordered_map(finish, enumerate(source))
+        finished = ordered_map(finish, enumerate(source), num_cores())
         for overlay, frame_areas in tqdm(finished, desc="draw overlays", total=progress.joint.stop, unit="frame"):
             video.write(overlay)
             areas.append(frame_areas)
