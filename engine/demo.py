@@ -31,13 +31,14 @@ from util.frames import Frame, resize_frame
 from util.mask_files import read_mask
 from util.masks import write_mask
 from util.memory import return_freed_memory
-from util.parallel import num_cores, ordered_map
+from util.parallel import MAX_PENDING, num_cores, ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
 
 logger = logging.getLogger(__name__)
 
+NUM_THREADS = min(MAX_PENDING, num_cores())  # that draw or write: each holds frames at the size of the source
 LOW_AGREEMENT = 0.5  # of two windows on the frames they share: below it they may follow different objects
 
 
@@ -152,7 +153,7 @@ def _write_finished(
         for folder, row in zip(folders, rows, strict=True):
             write_mask(folder / f"{source.frame_name(finished.start + index)}.png", masks[row])
 
-    for _ in ordered_map(write, range(finished.logits.shape[1]), num_cores()):
+    for _ in ordered_map(write, range(finished.logits.shape[1]), NUM_THREADS):
         pass
 
 
@@ -209,7 +210,7 @@ def _draw(
 
     areas: list[list[int]] = []
     with VideoWriter(folder / "result.mp4", source.fps) as video:
-        finished = ordered_map(finish, enumerate(source), num_cores())
+        finished = ordered_map(finish, enumerate(source), NUM_THREADS)
         for overlay, frame_areas in tqdm(finished, desc="draw overlays", total=progress.joint.stop, unit="frame"):
             video.write(overlay)
             areas.append(frame_areas)
@@ -235,7 +236,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[str, Any]]]:
     """Hashes weight files on a thread beside the block, which may call for ``{part: {"files", "sha256"}}``.
 
-    The text encoder alone is 11 GB, and takes half a minute or less. A block that fails does not wait for it.
+    The text encoder alone is 11 GB: a block that fails does not wait for its hash.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1) as pool:
