@@ -119,7 +119,7 @@ def _write_masks(
         for finished in pipeline.segment_stream(frames, embeddings, after=after, **asdict(options)):
             if progress is None:
                 progress = Progress(finished.joint, [], [], frames.size, frames.model_size)
-            return_freed_memory()
+            return_freed_memory()  # the model's, before the threads that write fill memory; below theirs
             with frames.stopwatch.stage("write"):
                 _write_finished(finished, folders, rows, source, to_masks)
             if finished.joint.stop > (progress.spans[-1][1] if progress.spans else 0):
