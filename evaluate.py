@@ -23,7 +23,7 @@ from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder, write_text_whole
 from util.flags import add_dataset_flags, add_selection_flags, add_video_list_flag
 from util.options import OptionParser, int_in
-from util.parallel import num_cores
+from util.workers import num_cores
 
 PROGRAM = "evaluate.py"
 RESULTS = ("metrics.json", "metrics.csv", "comparison.json", "report.html")

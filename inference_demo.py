@@ -15,19 +15,18 @@ from typing import Any
 from engine.captions import embed_now
 from engine.demo import hashing, segment_video, write_record
 from engine.demo_folder import staged_result
-from engine.identity import hash_of, model_identity
+from engine.identity import model_identity
 from engine.segment import SegmentOptions, make_ready
 from engine.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
-from models.stages import naming_what_saves_memory
 from models.text import clean_captions
 from models.vae_stream import set_tiling
 from models.weights import load_flowrvs
 from models.windows import choose_windows
-from util.checkpoint import fingerprint
 from util.device import select_device, select_dtype
 from util.errors import UserError, exit_on_user_error
 from util.flags import DEFAULT_WAN_PATH, add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
-from util.memory import keep_freed_memory
+from util.hashes import fingerprint, hash_of
+from util.memory import keep_freed_memory, naming_what_saves_memory
 from util.options import OptionParser, float_in, int_in
 from util.stopwatch import Stopwatch
 from util.video import open_frames

@@ -44,7 +44,7 @@ from models.vae_layers import use_library_layers
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.files import write_text_whole
 from util.options import OptionParser, int_in
-from util.parallel import num_cores
+from util.workers import num_cores
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"
 SIZE = (720, 1280)

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from util.device import select_dtype
-from util.parallel import num_cores
+from util.workers import num_cores
 
 Measured = TypeVar("Measured")
 Rows: TypeAlias = dict[str, list[Measured | None]]

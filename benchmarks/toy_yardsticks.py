@@ -18,9 +18,9 @@ from models.flowrvs import FlowRVS
 from models.weights import load_flowrvs
 from util.errors import exit_on_user_error
 from util.flags import add_weight_flags
-from util.masks import decode_rle
 from util.metrics import score
 from util.options import OptionParser
+from util.rle import decode_rle
 
 Masks = NDArray[np.bool_]
 

@@ -16,7 +16,7 @@ from datasets.meta_expressions import is_number
 from datasets.split import MaskSizeError, Split, each_row, numbered_frames, plain_name, read_annotations
 from util.errors import UserError
 from util.extras import extra_module
-from util.frames import Frame
+from util.images import Frame
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from datasets.expression import Expression
 from datasets.split import MaskSizeError, Split, entry, plain_name, read_annotations, texts
 from util.errors import UserError
-from util.masks import decode_rle
+from util.rle import decode_rle
 
 SPLITS = ("val", "test")
 

@@ -13,7 +13,7 @@ from datasets.expression import Expression
 from datasets.split import MaskCountError, MaskSizeError, Split
 from util.errors import MissingFileError, UserError
 from util.images import lacks_end
-from util.parallel import ordered_map
+from util.workers import ordered_map
 
 Size = tuple[int, int]
 

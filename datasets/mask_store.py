@@ -25,7 +25,7 @@ from datasets.split import DuplicateKeyError
 from util.errors import UserError
 from util.files import move_over, staged_folder
 from util.json_items import object_items
-from util.masks import checked_rle, run_lengths
+from util.rle import checked_rle, run_lengths
 
 SUFFIX = ".store"
 FORMAT = 2  # of the folder; another number converts anew

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.coco_masks import CocoMask, checked_mask
 from datasets.expression import Expression
 from datasets.split import MaskSizeError, Split, each_row, entry, plain_name, read_annotations
 from util.errors import UserError
+from util.rle import CocoMask, checked_mask
 
 SPLITS = {
     "refcoco": ("train", "val", "testA", "testB"),

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from datasets.expression import Expression
 from util.errors import MissingFileError, UserError
-from util.frames import Frame
-from util.images import image_size, read_image, read_palette
+from util.images import Frame, image_size, read_image, read_palette
 
 Row = TypeVar("Row")
 

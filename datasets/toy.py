@@ -23,8 +23,8 @@ from tqdm import tqdm
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder
 from util.images import write_jpeg
-from util.masks import encode_rle
 from util.options import OptionParser, int_in
+from util.rle import encode_rle
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = {"red": (205, 50, 50), "green": (50, 165, 70), "blue": (60, 90, 210), "yellow": (215, 195, 50)}

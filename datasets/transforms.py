@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.clip import empty_to_send
-from util.frames import Frame, fit_size
+from util.images import Frame, fit_size
 
 Size = tuple[int, int]  # (height, width) in pixels
 Pixel = TypeVar("Pixel", np.uint8, np.bool_)

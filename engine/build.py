@@ -25,9 +25,9 @@ from models.lora import add_lora
 from models.mask_vae import with_mask_head
 from models.text import Captions
 from models.weights import LoadedFlowRVS, load_flowrvs
-from util.checkpoint import sha256_of
 from util.device import DTYPES, select_dtype
 from util.errors import UserError
+from util.hashes import sha256_of
 
 
 def load_weights(options: argparse.Namespace, device: torch.device) -> LoadedFlowRVS:

@@ -9,12 +9,11 @@ import torch
 from diffusers.hooks import apply_group_offloading
 from torch import Tensor
 
-from models.stages import naming_what_saves_memory
 from models.text import embed_captions
 from models.text_cache import CaptionCache, text_identity
 from models.weights import LoadedFlowRVS, load_text
 from util.flags import TEXT_PLACES
-from util.memory import return_freed_memory
+from util.memory import naming_what_saves_memory, return_freed_memory
 
 ON_GPU, IN_LAYERS, _ = TEXT_PLACES
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from engine.sharding import copy_whole
 from models.lora import has_lora
-from util.checkpoint import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 from util.errors import MissingFileError, UserError
 from util.files import move_over, write_text_whole
 from util.run_folder import LATEST, checkpoint_name, checkpoints, latest_checkpoint
+from util.weight_files import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 
 STATE_FILE = "training_state.pt"
 

@@ -26,15 +26,14 @@ from engine.segment import SegmentOptions
 from models.flowrvs import FinishedFrames, FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from models.text import clean_captions
-from util.checkpoint import sha256_of
-from util.frames import Frame, resize_frame
-from util.mask_files import read_mask
-from util.masks import write_mask
+from util.hashes import sha256_of
+from util.images import Frame, resize_frame
+from util.mask_files import read_mask, write_mask
 from util.memory import return_freed_memory
-from util.parallel import MAX_PENDING, num_cores, ordered_map
 from util.stopwatch import Stopwatch
 from util.video import FrameSource, VideoWriter
 from util.visualize import Legend, colours_for, draw_masks
+from util.workers import MAX_PENDING, num_cores, ordered_map
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.windows import Joint
-from util.checkpoint import read_json
 from util.errors import UserError
-from util.files import missing_folders, move_over, remove_empty, write_text_whole
+from util.files import missing_folders, move_over, read_json, remove_empty, write_text_whole
 from util.video import FrameSource
 
 RECORD = "result.json"

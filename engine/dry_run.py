@@ -18,7 +18,7 @@ from models.flowrvs import FlowRVS
 from models.mask_vae import encode_masks
 from models.objectives import OBJECTIVE_ENTRY, check_objective
 from models.weights import PIPELINE_ENTRIES, resolve_wan_folder
-from util.checkpoint import read_json
+from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
 
 

@@ -25,7 +25,7 @@ from engine.work import Part, VideoWork, object_number, work_to_do
 from models.flowrvs import FlowRVS
 from models.text import Captions
 from util.files import write_text_whole
-from util.worker_pool import WorkerPool
+from util.workers import WorkerPool
 
 
 def evaluate(

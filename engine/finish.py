@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from datasets.expression import Expression
 from datasets.split import Split
 from engine.evaluation_folder import EvaluationFolder
+from util.bitmasks import unpack_masks
 from util.errors import UserError
-from util.masks import unpack_masks, write_labels, write_mask
+from util.mask_files import write_labels, write_mask
 from util.metrics import Score, score
 
 

@@ -1,7 +1,5 @@
 """What tells one model from another, so that a run never goes on with another's results."""
 
-import hashlib
-import json
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +7,7 @@ import cv2
 
 from models.text_cache import text_identity
 from models.weights import LoadedFlowRVS
-from util.checkpoint import fingerprint
+from util.hashes import fingerprint, hash_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pycocotools")
 CONFIG_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
@@ -29,8 +27,3 @@ def model_identity(loaded: LoadedFlowRVS, weights: str) -> dict[str, Any]:
         | {"text": hash_of(text_identity(loaded.folder))},
         "libraries": {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__},
     }
-
-
-def hash_of(value: Any) -> str:
-    """Of what JSON can hold, and of the text of all else."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

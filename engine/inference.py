@@ -14,11 +14,12 @@ from datasets.split import Split
 from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
-from engine.identity import hash_of, model_identity
+from engine.identity import model_identity
 from engine.segment import SegmentOptions, make_ready
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.device import select_device, select_dtype
-from util.parallel import num_cores
+from util.hashes import hash_of
+from util.workers import num_cores
 
 LONGEST_WAIT = timedelta(hours=6)  # of a process for the others' last videos
 MOST_WORKERS = 4

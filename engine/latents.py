@@ -21,9 +21,8 @@ from tqdm import tqdm
 from datasets.referring import Item, ReferringClips
 from datasets.sampling import Key
 from models import mask_vae
-from util.checkpoint import read_json
 from util.errors import UserError
-from util.files import write_text_whole
+from util.files import read_json, write_text_whole
 
 MANIFEST = "manifest.json"
 MASKS_AT_ONCE = 4  # through the encoder; bounds the memory at 480p

@@ -15,7 +15,7 @@ def pack_masks(logits: Tensor, size: tuple[int, int], threshold: float) -> Tenso
         threshold: foreground where the sigmoid exceeds it.
 
     Returns:
-        [B, T, ceil(H * W / 8)] uint8 on the same device, see ``util.masks.unpack_masks``.
+        [B, T, ceil(H * W / 8)] uint8 on the same device, see ``util.bitmasks.unpack_masks``.
     """
     cut = logit_threshold(threshold)
     frames = [_pack_bits((resize_logits(frame, size) > cut).flatten(1)) for frame in logits.unbind(dim=1)]

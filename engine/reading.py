@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from datasets.split import Split
 from engine.work import VideoWork
 from util.errors import UserError
-from util.frames import resize_frame
-from util.parallel import ordered_map
+from util.images import resize_frame
+from util.workers import ordered_map
 
 VIDEOS_AHEAD = 1  # read while another is segmented; of a taken one no other process can take care
 READING_THREADS = 4  # each holds one frame at full size

@@ -6,7 +6,7 @@ import numpy as np
 from datasets.expression import Expression
 from engine.prediction_folder import PredictionFolder, annotated
 from util.errors import MissingFileError
-from util.frames import Frame, resize_frame
+from util.images import Frame, resize_frame
 from util.visualize import FIRST_COLOURS, draw_masks
 
 SIDE = 480  # pixels of the longer side

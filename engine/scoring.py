@@ -19,7 +19,7 @@ from engine.protocols import Key, Protocol
 from engine.summary import Values
 from util.errors import UserError
 from util.files import write_text_whole
-from util.processes import process_map
+from util.workers import process_map
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from engine.prediction_folder import PredictionFolder
 from util.errors import UserError, did_you_mean
 from util.files import staged_folder
 from util.mask_files import GREY, read_mask
-from util.parallel import ordered_map
+from util.workers import ordered_map
 
 TOP_FOLDERS = {"mevis": "", "toy": "", "ytvos": "Annotations/"}  # of the names in a zip
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first moment: the same masks make the same bytes

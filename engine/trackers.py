@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from util.errors import UserError
-from util.frames import Frame
+from util.images import Frame
 
 TRACKERS = ("tensorboard", "wandb", "none")
 FOLDER = "tensorboard"  # in the run's

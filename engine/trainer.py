@@ -34,10 +34,10 @@ from engine.records import Window, cut_records, means_of, recentred_share
 from engine.sharding import from_own_slices, gather, is_sharded, own_slices, whole
 from engine.steps import StepResult, Task
 from engine.stopping import StopSignal, batches_of
-from util.checkpoint import load_plain
 from util.errors import UserError
 from util.files import staged_folder
 from util.run_folder import averaged_name, checkpoint_name
+from util.weight_files import load_plain
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,8 @@ from engine.segment import SegmentOptions
 from engine.steps import Task
 from models.flowrvs import FlowRVS
 from models.text import Captions
-from util.checkpoint import read_json
-from util.files import move_over, staged_folder, write_text_whole
-from util.frames import Frame
-from util.images import read_image
+from util.files import move_over, read_json, staged_folder, write_text_whole
+from util.images import Frame, read_image
 from util.run_folder import BEST, BEST_FILE, VALIDATION_FILE
 from util.visualize import colours_for, draw_masks
 

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 import torch
 
 from engine.captions import IN_LAYERS, ON_GPU
-from models.stages import naming_what_saves_memory
 from util.errors import TooLittleMemoryError, UserError
+from util.memory import naming_what_saves_memory
 
 Result = TypeVar("Result")
 

@@ -18,13 +18,14 @@ from models.mask_vae import logit_threshold, logits_to_masks
 from models.objectives import FLOW, check_num_steps
 from models.parts import check_parts
 from models.pictures import Frames, as_pictures
-from models.stages import Stages, check_finite, naming_what_saves_memory
+from models.stages import Stages, check_finite
 from models.text import clean_captions, embed_captions
 from models.vae_layers import use_fast_layers
 from models.windows import Blend, Joint, Windows, choose_windows, cut, join, spans_of
 from util.errors import UserError
-from util.frames import Frame, fit_size
-from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
+from util.flags import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
+from util.images import Frame, fit_size
+from util.memory import naming_what_saves_memory
 from util.stopwatch import Stopwatch
 
 

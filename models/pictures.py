@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.mask_vae import padded_num_frames
 from util.errors import UserError
-from util.frames import Frame, resize_frame
+from util.images import Frame, resize_frame
 
 Frames = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | Sequence[Frame]
 

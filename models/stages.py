@@ -13,29 +13,11 @@ from models.mask_vae import resize_logits
 from models.objectives import NOISE, REM, predict_mask_latents
 from models.pictures import as_video
 from models.vae_stream import num_decoder_calls, num_encoder_calls
-from util.errors import TooLittleMemoryError, UserError
+from util.errors import UserError
 
 # The decoder takes 3.8 GiB a mask at 480 x 832, twice the DiT. Masks of smaller frames gain by passing together, a
 # tenth at 64 x 96; from 240 x 416 on they only take more memory.
 DECODED_PIXELS = 240 * 416
-# Of torch on a CPU, of CUDA and of its libraries, which have no class of error for it.
-MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
-
-
-@contextlib.contextmanager
-def naming_what_saves_memory() -> Iterator[None]:
-    """Out of memory, of a GPU or the machine, becomes an error that says what to lower."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
-            words in str(error) for words in MEMORY_WORDS
-        ):
-            raise
-        raise TooLittleMemoryError(
-            f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), window (--window) or the box "
-            "(--reso_h, --reso_w)"
-        ) from error
 
 
 class Stages(DiffusionPipeline):

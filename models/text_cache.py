@@ -25,9 +25,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models.text import clean_caption, embed_captions, pad_rows, trim_rows
-from util.checkpoint import sha256_of
 from util.errors import MissingFileError, UserError
 from util.files import write_text_whole
+from util.hashes import sha256_of
 
 FORMAT = 1  # of the files and of how captions are cleaned and embedded; another number embeds anew
 SHARD_SIZE = 512  # captions a file; an interruption loses at most the work on so many

@@ -14,9 +14,8 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from models.toy_vae import read_split, train_vae
-from util.checkpoint import read_json
 from util.errors import UserError, exit_on_user_error
-from util.files import staged_folder
+from util.files import read_json, staged_folder
 from util.options import OptionParser, int_in
 
 # What FlowRVS reads from model_index.json: the box keeps the aspect of 480 x 832, the text is short.

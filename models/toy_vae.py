@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from models.mask_vae import decode_unclamped
 from models.vae_layers import use_fast_layers
-from util.checkpoint import read_json
 from util.errors import UserError
+from util.files import read_json
 from util.images import read_image
-from util.masks import decode_rle
+from util.rle import decode_rle
 
 VIDEOS_PER_STEP, MASKS_PER_STEP = 3, 1
 LEARNING_RATE, WARM_UP, MAX_GRADIENT_NORM = 1.5e-3, 0.05, 0.5  # higher rates diverge

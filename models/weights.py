@@ -26,10 +26,11 @@ from models import dit, mask_vae
 from models.flowrvs import FlowRVS
 from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
-from util.checkpoint import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_json, read_sharded_folder, read_state_dict
 from util.errors import MissingFileError, UserError
+from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
 from util.run_folder import averaged_name, latest_checkpoint
+from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_sharded_folder, read_state_dict
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 import inference_demo
 from engine.demo import hashing
 from models.toy import write_toy_wan
-from util.parallel import MAX_PENDING
 from util.video import FrameSource, VideoWriter, open_frames
+from util.workers import MAX_PENDING
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, FPS = 32, 48, 10

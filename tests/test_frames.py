@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from util.frames import fit_size, resize_frame
+from util.images import fit_size, resize_frame
 
 SIDES = st.integers(1, 5000)
 

@@ -16,7 +16,7 @@ from engine.trainer import Trainer
 from models.dit import checkpoint_blocks, predict_velocity, with_injection
 from models.lora import add_lora, has_lora
 from models.weights import load_dit, read_saved_network
-from util.checkpoint import ADAPTER_NAME
+from util.weight_files import ADAPTER_NAME
 
 
 def deep_dit():

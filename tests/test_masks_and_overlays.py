@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.masks import write_mask
+from util.mask_files import write_mask
 from util.visualize import Legend, colours_for, draw_masks
 
 

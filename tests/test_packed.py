@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from util.packed import Patch, contours, count_shared, crop, pack, surroundings
+from util.bitmasks import Patch, contours, count_shared, crop, pack, surroundings
 
 
 def unpack(words, width):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from util.parallel import MAX_PENDING, ordered_map
+from util.workers import MAX_PENDING, ordered_map
 
 
 def test_results_come_in_the_order_of_the_items_whatever_they_take():

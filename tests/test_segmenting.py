@@ -24,9 +24,10 @@ from engine.pack import merge_objects, pack_masks
 from engine.reading import VIDEOS_AHEAD, load_videos
 from engine.segment import SegmentOptions
 from engine.work import VideoWork, work_to_do
+from util.bitmasks import unpack_masks
 from util.errors import UserError
 from util.images import read_palette
-from util.masks import unpack_masks, write_labels
+from util.mask_files import write_labels
 
 SMALL = {"box_height": 16, "box_width": 24}  # at which the model sees frames
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from models.dit import has_injection
 from models.weights import load_flowrvs, resolve_wan_folder
-from util.checkpoint import sha256_of
 from util.errors import UserError
+from util.hashes import sha256_of
 
 
 @pytest.fixture(scope="module")

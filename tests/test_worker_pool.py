@@ -11,7 +11,7 @@ import pytest
 import worker_tasks
 
 from util.errors import UserError
-from util.worker_pool import TASKS_PER_PROCESS, WorkerPool
+from util.workers import TASKS_PER_PROCESS, WorkerPool
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,7 +75,7 @@ def test_workers_that_write_and_score_masks_import_neither_torch_nor_the_main_sc
 
 def test_when_the_main_process_is_killed_its_workers_go(tmp_path):
     script = (
-        "import sys, time, worker_tasks\nfrom util.worker_pool import WorkerPool\n"
+        "import sys, time, worker_tasks\nfrom util.workers import WorkerPool\n"
         "with WorkerPool(worker_tasks.append, sys.argv[1], 2) as pool:\n"
         "    for task in range(20): pool.submit(task)\n"
         "    time.sleep(60)\n"

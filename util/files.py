@@ -1,12 +1,14 @@
 """Results appear whole or not at all: written beside their place, renamed at the end."""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from util.errors import UserError
+from util.errors import MissingFileError, UserError
 
 
 @contextlib.contextmanager
@@ -104,3 +106,20 @@ def write_text_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: if the file is missing or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file; download the folder again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore it or download it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object, got a {type(content).__name__}")
+    return content

@@ -2,7 +2,6 @@
 
 import argparse
 
-from util.masks import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 from util.options import float_in, int_in
 
 DATASET_PATHS = {
@@ -27,10 +26,13 @@ VRAM_CHOICES = ("auto", "24", "16", "12", "8")
 TEXT_PLACES = ("gpu", "layers", "cpu")
 MIN_BOX, MAX_BOX = 8, 8192  # pixels; the model's own multiple is checked when it is known
 
+# The decoder's logits are clamped to [-1, 1]: a threshold outside their sigmoids would decide nothing.
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.27, 0.73
+
 
 def add_weight_flags(parser: argparse.ArgumentParser) -> None:
     """Which weights."""
-    from util.checkpoint import WEIGHT_CHOICES  # noqa: PLC0415, torch comes with it
+    from util.weight_files import WEIGHT_CHOICES  # noqa: PLC0415, torch comes with it
 
     group = parser.add_argument_group("weights")
     group.add_argument(

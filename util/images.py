@@ -1,4 +1,4 @@
-"""Image files: their size, their pixels as 8-bit RGB. Free of torch."""
+"""Frames as 8-bit RGB arrays: reads image files, fits frames to the model's size. Free of torch."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from util.errors import UserError
-from util.frames import Frame
 
+Frame = NDArray[np.uint8]  # [H, W, 3] RGB
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 JPEG_REDUCTIONS = {  # reading in RGB has a flag of its own, which excludes that of BGR
@@ -19,6 +19,34 @@ JPEG_REDUCTIONS = {  # reading in RGB has a flag of its own, which excludes that
 }
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # of EXIF: height and width swap
 ORIENTATION_TAG = 0x0112
+
+
+def fit_size(height: int, width: int, box_height: int, box_width: int, multiple: int) -> tuple[int, int]:
+    """The largest size of the same aspect ratio inside the box, each side floored to ``multiple``.
+
+    Small frames are enlarged. A side never falls below ``multiple``.
+
+    Args:
+        height, width: source size in pixels.
+        box_height, box_width: the box in pixels, each at least ``multiple`` and floored to it.
+
+    Returns:
+        (height, width) in pixels; frames of that size fit as they are.
+    """
+    box_height, box_width = box_height // multiple * multiple, box_width // multiple * multiple
+    # Whole numbers throughout: a float scale can land a hair under a multiple and lose 16 pixels.
+    if box_width * height <= box_height * width:
+        fitted = (height * box_width // width, box_width)
+    else:
+        fitted = (box_height, width * box_height // height)
+    return max(multiple, fitted[0] // multiple * multiple), max(multiple, fitted[1] // multiple * multiple)
+
+
+def resize_frame(frame: Frame, height: int, width: int) -> Frame:
+    """[H, W, 3] to [height, width, 3] by an antialiased bilinear filter on 8 bits, as the method asks."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def read_image(file: Path, at_least: tuple[int, int] | None = None) -> Frame:

@@ -1,11 +1,19 @@
-"""What glibc's malloc does with freed memory; where the C library is another, nothing changes."""
+"""Memory of the process: keeps or returns freed blocks (glibc only), explains out-of-memory errors."""
 
+import contextlib
 import ctypes
 import platform
+from collections.abc import Iterator
+
+import torch
+
+from util.errors import TooLittleMemoryError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 LARGEST = 2**31 - 1  # bytes; mallopt takes an int
 LARGEST_BEFORE_2_35 = 32 << 20  # of M_MMAP_THRESHOLD; older versions refuse more
+# Of torch on a CPU, of CUDA and of its libraries, which have no class of error for it.
+MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def keep_freed_memory() -> None:
@@ -31,3 +39,19 @@ def return_freed_memory() -> None:
 
 def _is_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"
+
+
+@contextlib.contextmanager
+def naming_what_saves_memory() -> Iterator[None]:
+    """Out of memory, of a GPU or the machine, becomes an error that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
+            words in str(error) for words in MEMORY_WORDS
+        ):
+            raise
+        raise TooLittleMemoryError(
+            f"out of memory ({str(error)[:100]}); lower prompt_batch (--prompt_batch), window (--window) or the box "
+            "(--reso_h, --reso_w)"
+        ) from error

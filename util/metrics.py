@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from util.packed import Masks, Patch, Words, contours, count, count_shared, crop, num_words, pack, surroundings
+from util.bitmasks import Masks, Patch, Words, contours, count, count_shared, crop, num_words, pack, surroundings
 
 BOUND = 0.008  # tolerance of the contour, as a share of the frame's diagonal
 

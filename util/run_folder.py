@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.checkpoint import read_json
 from util.errors import MissingFileError, UserError, did_you_mean
+from util.files import read_json
 
 logger = logging.getLogger(__name__)
 

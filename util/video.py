@@ -13,8 +13,7 @@ import av
 import numpy as np
 
 from util.errors import MissingFileError, UserError
-from util.frames import Frame
-from util.images import IMAGE_SUFFIXES, read_image
+from util.images import IMAGE_SUFFIXES, Frame, read_image
 
 BT709 = 1  # in FFmpeg's numbering of colour spaces, primaries and transfer curves
 TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg draws any text file as a video

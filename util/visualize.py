@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from util.frames import Frame
+from util.images import Frame
 
 Colour = tuple[int, int, int]
 

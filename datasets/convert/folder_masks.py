@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from datasets.convert.folder_frames import Frames
 from util.errors import MissingFileError, UserError
 from util.images import read_palette
-from util.masks import encode_rle
+from util.rle import encode_rle
 from util.video import natural_order
 
 Masks = list[dict[str, Any] | None]  # compressed RLE per frame, None where the object is absent

@@ -136,3 +136,9 @@ def count_shared(one: Patch, other: Patch) -> NDArray[np.int64]:
     top, left = max(one.top, other.top), max(one.left, other.left)
     bottom, right = max(top, min(one.bottom, other.bottom)), max(left, min(one.right, other.right))
     return count(one.part(top, bottom, left, right) & other.part(top, bottom, left, right))
+
+
+def unpack_masks(bits: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """[..., ceil(H * W / 8)] packed pixels, the first in the highest bit, to [..., H, W] bool; ``size`` is (H, W)."""
+    pixels = np.unpackbits(bits, axis=-1, count=size[0] * size[1])
+    return pixels.reshape(*bits.shape[:-1], *size).view(bool)

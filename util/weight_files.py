@@ -6,11 +6,8 @@ stores its options) and harmless; any other object is refused.
 """
 
 import argparse
-import hashlib
-import json
 import pickle
 import re
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from util.errors import MissingFileError, UserError
+from util.files import read_json
 
 SAFETENSORS_NAME = "diffusion_pytorch_model.safetensors"  # as diffusers' save_pretrained names it
 ADAPTER_NAME = "adapter.safetensors"  # low-rank adapters alone, which mean nothing without their base
 WEIGHT_CHOICES = ("auto", "ema", "model")  # which weights of a checkpoint that holds averaged and raw ones
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-SAMPLE_EVERY, SAMPLE_BYTES = 8 << 20, 64 << 10
 PROFILER_SUFFIXES = ("total_ops", "total_params")  # left in the original's VAE file by a FLOP counter
 
 
@@ -106,51 +103,6 @@ def write_sharded_folder(folder: Path, tensors: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pattern = SAFETENSORS_NAME.replace(".safetensors", "{suffix}.safetensors")
     save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size="10GB")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: if the file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file; download the folder again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); restore it or download it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object, got a {type(content).__name__}")
-    return content
-
-
-def sha256_of(files: tuple[Path, ...], stop: threading.Event | None = None) -> str:
-    """Hexadecimal SHA-256 over the bytes of the files, in the order given; of fewer once ``stop`` is set."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while not (stop and stop.is_set()) and (block := stream.read(1 << 22)):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(files: tuple[Path, ...]) -> str:
-    """Tells weight files from others without reading them whole: gigabytes would take a minute at every start.
-
-    Hashed are, of each file, its size, its first and last 8 MiB, and 64 KiB every 8 MiB between: of a block of the
-    DiT, 90 MB, a dozen places, so training cannot leave all of them as they were.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{size};".encode())
-        with file.open("rb") as stream:
-            for start in range(0, size, SAMPLE_EVERY):
-                is_end = start == 0 or start + SAMPLE_EVERY >= size
-                stream.seek(start)
-                digest.update(stream.read(SAMPLE_EVERY if is_end else SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def load_plain(path: Path, source: str) -> dict[str, Any]:

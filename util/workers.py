@@ -8,6 +8,7 @@ killed, its workers wait for ever; ours see the end of their input and go.
 import collections
 import contextlib
 import io
+import multiprocessing
 import os
 import pickle
 import queue
@@ -15,10 +16,51 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
+
+import cv2
+
+from util.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_PENDING = 4  # items taken from the input whose results were not taken yet
+
+
+_work: list[Callable[[Any], Any]] = []  # in a worker: the function that it was started with
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], max_pending: int = MAX_PENDING
+) -> Iterator[Result]:
+    """``map`` on as many threads: results in the order of the items, at most ``max_pending`` items alive.
+
+    For functions that spend their time outside of Python (images, arrays, files). ``items`` is gone through on the
+    caller's thread; what a function raises, the caller meets at its place.
+    """
+    with ThreadPoolExecutor(max_pending) as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) == max_pending:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 Context = TypeVar("Context")
 Task = TypeVar("Task")
@@ -87,7 +129,7 @@ class _Worker:
         self._first: tuple[Any, Any] | None = (function, context)
         paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "util.worker_pool"],
+            [sys.executable, "-P", "-m", "util.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
@@ -174,3 +216,40 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def process_map(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """The results of ``function``, as they come.
+
+    Args:
+        function: is sent to each worker once, with all it holds.
+        num_workers: processes; 0 works in this one.
+
+    Raises:
+        UserError: if a worker was killed.
+    """
+    if num_workers == 0:
+        yield from map(function, items)
+        return
+    # Spawned: a fork of a process whose OpenCV has threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, _start, (function,)) as pool:
+        try:
+            for future in as_completed([pool.submit(_run, item) for item in items]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"--num_workers {num_workers}: a worker was killed, as happens when memory runs out; use fewer"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
+    cv2.setNumThreads(1)
+    _work[:] = [function]
+
+
+def _run(item: Any) -> Any:
+    return _work[0](item)

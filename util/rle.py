@@ -1,4 +1,4 @@
-"""The forms in which COCO stores a mask: polygons, and runs of pixels. Free of torch."""
+"""Masks as COCO stores them: run-length encodings (RLE) and polygons. Free of torch."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,80 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from util.masks import LONGEST_SIDE, checked_rle
+LONGEST_SIDE = 1 << 15  # pixels of a stored mask: a damaged size must not ask for all memory
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """[H, W] bool to a compressed COCO RLE that JSON can hold; None where it is empty, as MeViS has it."""
+    if not mask.any():
+        return None
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(rle: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A compressed COCO RLE, or None for nothing, to [H, W] bool; ``size`` is that of nothing.
+
+    Raises:
+        ValueError: if it is none, or its runs do not fill its own size.
+    """
+    if rle is None:
+        return np.zeros(size, bool)
+    own_size, counts = checked_rle(rle)
+    return coco_mask.decode({"size": list(own_size), "counts": counts}).astype(bool)
+
+
+def checked_rle(rle: Any) -> tuple[tuple[int, int], bytes]:
+    """The size (H, W) and the counts of a compressed COCO RLE.
+
+    The C library leaves what missing runs do not fill as it found it in memory.
+
+    Raises:
+        ValueError: if it is none, or its runs do not fill its size.
+    """
+    try:
+        height, width = rle["size"]
+        counts = rle["counts"]
+        counts = counts.encode("ascii") if isinstance(counts, str) else memoryview(counts).tobytes()
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"no compressed RLE of keys 'size' and 'counts', got {str(rle)[:60]!r}") from error
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"the size of an RLE must be two positive whole numbers, got {rle['size']}")
+    if max(height, width) > LONGEST_SIDE:
+        raise ValueError(f"the sides of an RLE must be at most {LONGEST_SIDE} pixels, got {height} x {width}")
+    if run_lengths(counts).sum() != height * width:
+        raise ValueError(f"the runs of an RLE must fill its {height} x {width} pixels, got {counts[:40]!s}")
+    return (height, width), counts
+
+
+def run_lengths(counts: bytes) -> NDArray[np.int64]:
+    """The run lengths of a compressed COCO RLE.
+
+    Its format: numbers of 5 bits a byte, lowest first, with 48 added; bit 5 says that more bytes follow, bit 4 of the
+    last one is the sign. From the fourth number on each is the difference to the last but one.
+
+    Raises:
+        ValueError: if the bytes are no such numbers, or a run is negative.
+    """
+    bits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    last = (bits & 32) == 0
+    if len(bits) == 0 or bits.min() < 0 or bits.max() > 63 or not last[-1]:
+        raise ValueError(f"not the characters of a compressed RLE, {counts[:40]!s}")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # 35 bits: beyond any picture; sums of more would go beyond the integer
+        raise ValueError(f"a number of a compressed RLE is too long, {counts[:40]!s}")
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((bits & 31) << shifts, starts)
+    values -= np.where(bits[ends] & 16, np.int64(1) << 5 * lengths, 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise ValueError(f"a run of a compressed RLE is negative, {counts[:40]!s}")
+    if values.max() > LONGEST_SIDE**2:
+        raise ValueError(f"a run of a compressed RLE is longer than any picture, {counts[:40]!s}")
+    return values
 
 
 @dataclass(frozen=True)
