@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.scored import NAMES, SPLITS, open_split
-from datasets.selection import chosen_expressions
+from datasets.split import chosen_expressions
 from engine.comparison import check_comparable, compare, read_metrics
 from engine.prediction_folder import PredictionFolder
 from engine.protocols import PROTOCOLS

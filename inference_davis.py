@@ -11,7 +11,7 @@ video after video, each on a GPU of its own.
 import argparse
 from pathlib import Path
 
-from datasets.davis import SPLITS, RefDAVIS17
+from datasets.readers.davis import SPLITS, RefDAVIS17
 from engine.inference import run_inference
 from util.errors import exit_on_user_error
 from util.flags import (

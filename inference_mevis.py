@@ -8,7 +8,7 @@ Stopped, it goes on where it was. Under torchrun processes take video after vide
 import argparse
 from pathlib import Path
 
-from datasets.mevis import SPLITS, MeViS
+from datasets.readers.mevis import SPLITS, MeViS
 from engine.inference import run_inference
 from util.errors import exit_on_user_error
 from util.flags import (

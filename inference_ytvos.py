@@ -9,7 +9,7 @@ take video after video, each on a GPU of its own.
 import argparse
 from pathlib import Path
 
-from datasets.ytvos import SPLITS, RefYouTubeVOS
+from datasets.readers.ytvos import SPLITS, RefYouTubeVOS
 from engine.inference import run_inference
 from util.errors import exit_on_user_error
 from util.flags import (

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.clip import collate
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches, Key
-from datasets.source import Source
+from datasets.split import Source
 from datasets.transforms import Box
 from util.options import OptionParser, float_in, int_in
 

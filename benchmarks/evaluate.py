@@ -33,7 +33,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.toy import Sentence, Video, make_video, write_split
 from engine.captions import embed_once
 from engine.evaluate import evaluate

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.transforms import Geometry
 from engine.summary import Unit, summarise
 from models import mask_vae

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import a2d, davis, long_rvos, mevis, refcoco, ytvos
-from datasets.jhmdb import JHMDBSentences
+from datasets.readers import a2d, davis, long_rvos, mevis, refcoco, ytvos
+from datasets.readers.jhmdb import JHMDBSentences
 from datasets.registry import REFCOCO, DatasetPaths
 from datasets.split import Split
 from util.errors import MissingFileError, UserError

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.clip import Clip
-from datasets.expression import Expression
 from datasets.sampling import Key, dense_indices, sample_indices
-from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
+from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO, Expression, Source
 from datasets.transforms import (
     NO_AUGMENTATION,
     Augmentation,

@@ -5,15 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.a2d import A2DSentences
-from datasets.davis import RefDAVIS17
-from datasets.jhmdb import JHMDBSentences
-from datasets.long_rvos import LongRVOS
-from datasets.mevis import MeViS
-from datasets.refcoco import RefCOCO
-from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
-from datasets.split import Split
-from datasets.ytvos import RefYouTubeVOS
+from datasets.readers.a2d import A2DSentences
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.jhmdb import JHMDBSentences
+from datasets.readers.long_rvos import LongRVOS
+from datasets.readers.mevis import MeViS
+from datasets.readers.refcoco import RefCOCO
+from datasets.readers.ytvos import RefYouTubeVOS
+from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO, Source, Split
 from util.errors import MissingFileError, UserError
 from util.flags import DATASET_PATHS
 

@@ -3,19 +3,19 @@
 import argparse
 from pathlib import Path
 
-from datasets.a2d import A2DSentences
-from datasets.burst import BURST
-from datasets.davis import RefDAVIS17
-from datasets.jhmdb import JHMDBSentences
-from datasets.long_rvos import LongRVOS
-from datasets.mask_folder import MaskFolder
-from datasets.mevis import MeViS
-from datasets.refcoco import SPLITS as REFCOCO_SPLITS
-from datasets.refcoco import RefCOCO
+from datasets.readers.a2d import A2DSentences
+from datasets.readers.burst import BURST
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.jhmdb import JHMDBSentences
+from datasets.readers.long_rvos import LongRVOS
+from datasets.readers.mask_folder import MaskFolder
+from datasets.readers.mevis import MeViS
+from datasets.readers.refcoco import SPLITS as REFCOCO_SPLITS
+from datasets.readers.refcoco import RefCOCO
+from datasets.readers.vspw import VSPWStuff
+from datasets.readers.ytvos import RefYouTubeVOS
 from datasets.registry import DatasetPaths
 from datasets.split import Split
-from datasets.vspw import VSPWStuff
-from datasets.ytvos import RefYouTubeVOS
 from util.errors import UserError, did_you_mean
 
 MEVIS_SPLITS = ("valid_u", "train", "valid", "test")

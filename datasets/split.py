@@ -1,21 +1,56 @@
-"""What the reader of a dataset answers: which expressions there are, and their frames and masks. Free of torch."""
+"""The interface of dataset readers: expressions, their frames and masks, and parts of a split. Free of torch."""
 
-import functools
 import itertools
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from util.errors import MissingFileError, UserError
+from util.errors import MissingFileError, UserError, did_you_mean
 from util.images import Frame, image_size, read_image, read_palette
 
-Row = TypeVar("Row")
+VIDEO, IMAGE, PSEUDO_VIDEO = "video", "image", "pseudo_video"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence about a video, and the objects it means.
+
+    Attributes:
+        video: video id.
+        exp_id: expression id; unique within the video, the sentence need not be.
+        caption: the sentence as the dataset has it.
+        frames: frame names, sorted.
+        object_ids: annotation ids of the targets, several or none; None where the split hides them.
+        kind: the sort of sentence, where the dataset labels it.
+        annotated: positions in ``frames`` that have masks; None is all.
+    """
+
+    video: str
+    exp_id: str
+    caption: str
+    frames: tuple[str, ...]
+    object_ids: tuple[str, ...] | None
+    kind: str | None = None
+    annotated: tuple[int, ...] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(video id, expression id): the unit of evaluation, never the text."""
+        return self.video, self.exp_id
+
+    def check_annotated(self, indices: list[int]) -> None:
+        """Nothing, where every position has a mask.
+
+        Raises:
+            ValueError: if one has none.
+        """
+        bare = [] if self.annotated is None else sorted(set(indices) - set(self.annotated))
+        if bare:
+            raise ValueError(f"masks of {self.key} exist at positions {self.annotated} alone, asked for {bare}")
 
 
 class Split(ABC):
@@ -133,122 +168,40 @@ class MaskSizeError(UserError):
     """A mask has another size than its frame."""
 
 
-# -- reading annotation files ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Source:
+    """A split with masks, as a part of a training set.
+
+    Attributes:
+        name: of the dataset.
+        form: ``video``; ``image``, one-frame clips; ``pseudo_video``, an image under a moving camera.
+        weight: how often an epoch visits each of its items: 0.5 is a drawn half, 2 is each twice.
+    """
+
+    name: str
+    split: Split
+    form: str = VIDEO
+    weight: float = 1.0
 
 
-def read_annotations(file: Path, flag: str) -> Any:
-    """The content of a JSON file.
+def chosen_expressions(split: Split, limit: int | None = None, names: list[str] | None = None) -> list[Expression]:
+    """The expressions of some videos, in the order of the split.
 
     Args:
-        flag: the option that led here, with its value, for the message: ``--mevis_path DIR``.
+        limit: how many videos, from the first on; None is all.
+        names: only these; None is all. ``limit`` counts what they leave.
 
     Raises:
-        UserError: if it is missing, no JSON, or an object in it names a key twice.
+        UserError: if one of the names is no video of the split.
     """
-    if not file.is_file():
-        raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
-    except DuplicateKeyError as error:
-        raise DuplicateKeyError(f"{file}: not valid JSON ({error}); download the file again") from None
-    except (ValueError, RecursionError) as error:  # of the decoder, of UTF-8, of a number of 5000 digits
-        raise UserError(f"{file}: not valid JSON ({error}); download the file again") from None
+    videos = list(dict.fromkeys(expression.video for expression in split.expressions))
+    for name in names or ():
+        if name not in videos:
+            raise UserError(f"--videos: {name[:60]!r} is no video of {split.source}{did_you_mean(name, videos)}")
+    chosen = set([video for video in videos if names is None or video in names][:limit])
+    return [expression for expression in split.expressions if expression.video in chosen]
 
 
-def entry(record: Any, key: str, kind: type | tuple[type, ...], source: Path | str) -> Any:
-    """``record[key]``, checked.
-
-    Raises:
-        UserError: if ``record`` is no object, lacks the key, or holds something that is no ``kind`` there.
-    """
-    if not isinstance(record, dict) or key not in record:
-        raise UserError(f"{source}: an entry lacks the key '{key}'; download the file again")
-    value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):  # to Python true is a whole number
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise UserError(
-            f"{source}: '{key}' must be {' or '.join(JSON_NAMES[one] for one in kinds)}, got {str(value)[:60]!r}; "
-            "download the file again"
-        )
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{source}: '{key}' must be text, got half a character in {value[:60]!r}; download it again")
-    return value
-
-
-def texts(record: Any, key: str, source: Path | str) -> list[str]:
-    """``record[key]``, a list of strings.
-
-    Raises:
-        UserError: if it is none.
-    """
-    values = entry(record, key, list, source)
-    if not all(isinstance(value, str) for value in values):
-        raise UserError(f"{source}: '{key}' must list texts, got {str(values)[:60]!r}; download the file again")
-    return values
-
-
-def frame_names(record: Any, source: Path | str) -> list[str]:
-    """``record["frames"]``: at least one name, none twice, in the file's own order.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    names = texts(record, "frames", source)
-    if not names:
-        raise UserError(f"{source}: 'frames' must list at least one frame; download the file again")
-    if len(set(names)) != len(names):
-        doubled = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{source}: 'frames' lists {doubled} twice; download the file again")
-    return [plain_name(name, source) for name in names]
-
-
-def plain_name(name: str, source: Path | str) -> str:
-    """``name``, which files or folders will be called by.
-
-    Raises:
-        UserError: if none can be, or it would lead out of its folder.
-    """
-    is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
-    if not is_plain or len(name.encode()) > LONGEST_NAME:
-        raise UserError(f"{source}: must be named as files can be, got {name[:60]!r}; download the file again")
-    return name
-
-
-def each_row(read: Callable[[Any, int], Row | None], rows: list[Any], faults: list[UserError] | None) -> list[Row]:
-    """What ``read`` makes of each row and its place, without those of which it makes None.
-
-    Args:
-        faults: gets what is wrong with rows, which are then left out; None raises the first.
-    """
-    made = []
-    for number, row in enumerate(rows):
-        try:
-            made.append(read(row, number))
-        except UserError as error:
-            if faults is None:
-                raise
-            faults.append(error)
-    return [one for one in made if one is not None]
-
-
-@functools.cache  # many expressions share one
-def numbered_frames(count: int) -> tuple[str, ...]:
-    """The names of frames numbered from 00001, as A2D and JHMDB have them."""
-    return tuple(f"{number:05d}" for number in range(1, count + 1))
-
-
-LONGEST_NAME = 240  # bytes, of the 255 that file systems allow, with a suffix
-JSON_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
-
-
-class DuplicateKeyError(UserError):
-    """A JSON object names a key twice."""
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        keys = [key for key, _ in pairs]
-        doubled = sorted({key for key in record if keys.count(key) > 1})
-        raise DuplicateKeyError(f"an object names {', '.join(map(repr, doubled))[:200]} twice")
-    return record
+def choose_videos(split: Split, limit: int | None = None, names: list[str] | None = None) -> None:
+    """Leaves some videos in a split; arguments and errors are those of ``chosen_expressions``."""
+    split.expressions = chosen_expressions(split, limit, names)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches
-from datasets.source import Source
+from datasets.split import Source
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.latents import CachedLatents, collate_latents
 from engine.sharding import shard_network

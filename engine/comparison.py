@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.expression import Expression
+from datasets.split import Expression
 from engine.prediction_folder import listed
 from util.bootstrap import paired_interval
 from util.errors import MissingFileError, UserError

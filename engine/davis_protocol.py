@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
-from datasets.expression import Expression
-from datasets.png_masks import VOID
+from datasets.readers.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
+from datasets.readers.png_masks import VOID
+from datasets.split import Expression
 from engine.prediction_folder import PredictionFolder, listed, visible_names
 from engine.summary import Values, entries, means_of
 from util.errors import MissingFileError, UserError

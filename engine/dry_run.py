@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from datasets.sampling import Batches
-from datasets.source import Source
+from datasets.split import Source
 from engine.build import prepare_network, trainer_options, training_clips
 from engine.live_bytes import LiveBytes
 from engine.memory import GIB, Choices, Clips, Network, peak, training_memory

@@ -20,8 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from datasets.davis import ANNOTATOR_FOLDERS
-from datasets.expression import Expression
+from datasets.readers.davis import ANNOTATOR_FOLDERS
+from datasets.split import Expression
 from util.errors import UserError
 from util.files import write_text_whole
 from util.metrics import Score

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.split import Expression, Split
 from engine.evaluation_folder import EvaluationFolder
 from util.bitmasks import unpack_masks
 from util.errors import UserError

@@ -9,8 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from datasets.selection import choose_videos
-from datasets.split import Split
+from datasets.split import Split, choose_videos
 from engine.captions import embed_once
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 from util.mask_files import check_mask_file, read_mask
 

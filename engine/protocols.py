@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
+from datasets.split import Expression
 from engine.summary import Values, entries, means_of, summarise
 from util.image_metrics import PRECISIONS, overall_iou, precision_at
 from util.metrics import Areas, Score, count_areas, count_pixels

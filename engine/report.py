@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.expression import Expression
+from datasets.split import Expression
 from engine.prediction_folder import PredictionFolder
 from engine.report_pictures import draw_frame
 from engine.summary import Values

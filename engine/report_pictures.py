@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from datasets.expression import Expression
+from datasets.split import Expression
 from engine.prediction_folder import PredictionFolder, annotated
 from util.errors import MissingFileError
 from util.images import Frame, resize_frame

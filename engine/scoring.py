@@ -10,9 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.readers.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
+from datasets.split import Expression, Split
 from engine.davis_protocol import DavisProtocol, summarise_annotators
 from engine.prediction_folder import PredictionFolder, annotated
 from engine.protocols import Key, Protocol

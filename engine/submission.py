@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.split import Expression, Split
 from engine.prediction_folder import PredictionFolder
 from util.errors import UserError, did_you_mean
 from util.files import staged_folder

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.expression import Expression
+from datasets.split import Expression
 from util.metrics import Score
 
 Values = dict[str, float]

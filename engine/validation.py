@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from datasets.selection import choose_videos
-from datasets.split import Split
+from datasets.split import Split, choose_videos
 from engine.checkpoints import saved_parameters, write_network
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder

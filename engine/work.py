@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from datasets.davis import NUM_ANNOTATORS
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.readers.davis import NUM_ANNOTATORS
+from datasets.split import Expression, Split
 from models.text import clean_caption
 from util.errors import UserError
 

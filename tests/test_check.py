@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.check import main
+from datasets.check.__main__ import main
+from datasets.check.report import KINDS, SHOWN
 from datasets.check_layouts import LAYOUTS
-from datasets.check_report import KINDS, SHOWN
 from datasets.registry import TRAIN
 
 GRADES = ("errors", "warnings", "notes")
@@ -440,7 +440,7 @@ def test_without_output_nothing_is_written_and_converted_masks_go_to_the_cache(m
 def test_videos_are_checked_beside_each_other(mevis, monkeypatch):
     meeting = threading.Barrier(2, timeout=10)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("datasets.check_videos.check_video", lambda split, expressions: [meeting.wait()][:0])
+    monkeypatch.setattr("datasets.check.videos.check_video", lambda split, expressions: [meeting.wait()][:0])
     main(["--dataset_file", "mevis", "--mevis_path", str(mevis)])
 
 

@@ -10,11 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.clip import collate, empty_to_send
-from datasets.expression import Expression
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches, dense_indices, sample_indices, sparse_indices
-from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO, Source
-from datasets.split import Split
+from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO, Expression, Source, Split
 from datasets.transforms import (
     CROP_ASPECTS,
     Augmentation,

@@ -17,14 +17,14 @@ from datasets.convert.__main__ import main
 from datasets.convert.davis import convert_davis
 from datasets.convert.folder import convert_folder
 from datasets.convert.folder_sentences import Row, splits_of
+from datasets.convert.plain_pickle import read_plain_pickle
 from datasets.convert.refcoco import convert_refcoco
-from datasets.davis import RefDAVIS17
-from datasets.mevis import MeViS
-from datasets.refcoco import RefCOCO
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.mevis import MeViS
+from datasets.readers.refcoco import RefCOCO
 from util.errors import UserError
 from util.files import new_folders
 from util.images import read_image
-from util.plain_pickle import read_plain_pickle
 from util.video import VideoWriter, open_frames
 
 

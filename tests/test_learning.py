@@ -9,9 +9,9 @@ from diffusers import WanTransformer3DModel
 from tiny_training import CaptionTable
 from torch.utils.data import DataLoader
 
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
-from datasets.source import Source
+from datasets.split import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
 from engine.evaluate import evaluate

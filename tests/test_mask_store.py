@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-import datasets.mask_store
-from datasets.mask_store import MaskStore, store_folder
+import datasets.readers.mask_store
+from datasets.readers.mask_store import MaskStore, store_folder
 from util.errors import UserError
 
 SIZE = (30, 40)
@@ -145,7 +145,7 @@ def test_a_cache_dir_that_cannot_be_made_names_the_option(source, tmp_path):
 
 def test_two_processes_at_once_convert_once(source):
     script = (
-        "import sys; from pathlib import Path; import numpy as np; from datasets.mask_store import MaskStore\n"
+        "import sys; from pathlib import Path; import numpy as np; from datasets.readers.mask_store import MaskStore\n"
         "columns = np.zeros((40, 30), np.uint8); sys.stdin.read(1)\n"
         "MaskStore(Path(sys.argv[1])).paint('7', 0, columns); print(columns.sum())"
     )
@@ -171,7 +171,7 @@ def test_an_interrupted_conversion_leaves_nothing_half(source, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(datasets.mask_store, "_write", write_and_stop)
+        patch.setattr(datasets.readers.mask_store, "_write", write_and_stop)
         MaskStore(source)
     assert not store_folder(source, None).exists()
     assert not list(source.parent.glob("*partial*")) and not list(source.parent.glob(".*partial*"))

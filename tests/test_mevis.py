@@ -5,7 +5,7 @@ import json
 import mini_mevis
 import pytest
 
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from util.errors import UserError
 
 

@@ -11,11 +11,11 @@ import pytest
 from pycocotools import mask as coco_mask
 
 import evaluate
-from datasets.a2d import A2DSentences
-from datasets.jhmdb import JHMDBSentences
-from datasets.long_rvos import LongRVOS
-from datasets.refcoco import RefCOCO
-from datasets.ytvos import RefYouTubeVOS
+from datasets.readers.a2d import A2DSentences
+from datasets.readers.jhmdb import JHMDBSentences
+from datasets.readers.long_rvos import LongRVOS
+from datasets.readers.refcoco import RefCOCO
+from datasets.readers.ytvos import RefYouTubeVOS
 from engine.davis_protocol import merge_masks
 
 SIZE = mini_datasets.SIZE

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets.a2d import A2DSentences
-from datasets.davis import RefDAVIS17
-from datasets.jhmdb import JHMDBSentences
-from datasets.long_rvos import LongRVOS
-from datasets.mevis import MeViS
-from datasets.refcoco import RefCOCO
-from datasets.ytvos import RefYouTubeVOS
+from datasets.readers.a2d import A2DSentences
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.jhmdb import JHMDBSentences
+from datasets.readers.long_rvos import LongRVOS
+from datasets.readers.mevis import MeViS
+from datasets.readers.refcoco import RefCOCO
+from datasets.readers.ytvos import RefYouTubeVOS
 from util.errors import MissingFileError, UserError
 
 ALL = [0, 1, 2]
@@ -74,7 +74,7 @@ def test_ytvos_valid_is_told_from_test_by_the_test_file(ytvos):
 def test_ytvos_valid_without_the_test_file_keeps_all_and_says_so(ytvos, monkeypatch):
     ytvos.test.unlink()
     assert RefYouTubeVOS(ytvos.root, "valid").selection == "3 videos: all of valid"
-    monkeypatch.setattr("datasets.ytvos.NUM_VALID", 2)
+    monkeypatch.setattr("datasets.readers.ytvos.NUM_VALID", 2)
     split = RefYouTubeVOS(ytvos.root, "valid")
     assert split.selection.startswith("3 videos: all of valid, with those of test (")
     assert len({expression.video for expression in split.expressions}) == 3

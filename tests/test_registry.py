@@ -13,7 +13,7 @@ import main
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.registry import GROUPS, NAMES, TRAIN, VALIDATION, DatasetPaths, training_sources, validation_split
-from datasets.source import IMAGE, PSEUDO_VIDEO, VIDEO
+from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO
 from datasets.transforms import Augmentation, Box
 from util.errors import UserError
 from util.flags import DATASET_PATHS

@@ -13,8 +13,8 @@ import predictions
 import pytest
 
 import evaluate
-from datasets.davis import RefDAVIS17
-from datasets.mevis import MeViS
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.mevis import MeViS
 from engine import report
 from engine.comparison import compare
 from engine.prediction_folder import PredictionFolder

@@ -14,10 +14,8 @@ from tiny_training import CaptionTable
 from torch.nn.functional import interpolate
 
 import engine.reading
-from datasets.expression import Expression
-from datasets.mevis import MeViS
-from datasets.selection import choose_videos
-from datasets.split import Split
+from datasets.readers.mevis import MeViS
+from datasets.split import Expression, Split, choose_videos
 from engine.evaluate import evaluate
 from engine.evaluation_folder import EvaluationFolder
 from engine.pack import merge_objects, pack_masks

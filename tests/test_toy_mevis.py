@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.toy import COLOURS, MOTION_CLAUSES, PLURALS, SHAPES, make_video, write_toy_mevis
 from models.toy import WORDS, build_toy_wan
 from util.errors import UserError

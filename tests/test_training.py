@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets.clip import ClipBatch, collate
-from datasets.mevis import MeViS
+from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
-from datasets.source import Source
+from datasets.split import Source
 from datasets.transforms import Box
 from engine.checkpoints import commit_checkpoint
 from engine.latents import CachedLatents, LatentBatch, collate_latents

@@ -7,10 +7,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets.split import entry, plain_name, read_annotations
+from datasets.annotations import entry, plain_name, read_annotations
+from datasets.convert.plain_pickle import read_plain_pickle
 from util.errors import UserError
 from util.files import new_folders
-from util.plain_pickle import read_plain_pickle
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 UNC_SPLITS = ("train", "val", "testA", "testB")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.split import MaskSizeError, Split, entry, plain_name, read_annotations, texts
+from datasets.annotations import entry, plain_name, read_annotations, texts
+from datasets.split import Expression, MaskSizeError, Split
 from util.errors import UserError
 from util.rle import decode_rle
 

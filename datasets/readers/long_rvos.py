@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.meta_expressions import one_object, read_videos
-from datasets.png_masks import PngMasks
+from datasets.annotations import one_object, read_videos
+from datasets.readers.png_masks import PngMasks
+from datasets.split import Expression
 from util.errors import MissingFileError, UserError
 
 SPLITS = ("train", "valid", "test")

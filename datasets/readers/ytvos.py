@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from datasets.meta_expressions import read_videos
-from datasets.png_masks import PngMasks
+from datasets.annotations import read_videos
+from datasets.readers.png_masks import PngMasks
 from util.errors import MissingFileError, UserError, did_you_mean
 
 SPLITS = ("train", "valid", "test")

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.meta_expressions import one_object, unsorted_videos, video_expressions
-from datasets.split import Split
+from datasets.annotations import one_object, unsorted_videos, video_expressions
+from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 
 VOID = 255  # marks pixels that nobody could assign, no object

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.check_report import Finding, SplitReport
-from datasets.expression import Expression
-from datasets.split import MaskCountError, MaskSizeError, Split
+from datasets.check.report import Finding, SplitReport
+from datasets.split import Expression, MaskCountError, MaskSizeError, Split
 from util.errors import MissingFileError, UserError
 from util.images import lacks_end
 from util.workers import ordered_map

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.mask_store import MaskStore
-from datasets.meta_expressions import read_videos, unsorted_videos, video_expressions
-from datasets.split import MaskCountError, MaskSizeError, Split, entry, frame_names
+from datasets.annotations import entry, frame_names, read_videos, unsorted_videos, video_expressions
+from datasets.readers.mask_store import MaskStore
+from datasets.split import Expression, MaskCountError, MaskSizeError, Split
 from util.errors import UserError
 
 SPLITS = ("train", "valid_u", "valid", "test")

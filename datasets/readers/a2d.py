@@ -11,9 +11,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.meta_expressions import is_number
-from datasets.split import MaskSizeError, Split, each_row, numbered_frames, plain_name, read_annotations
+from datasets.annotations import each_row, is_number, numbered_frames, plain_name, read_annotations
+from datasets.split import Expression, MaskSizeError, Split
 from util.errors import UserError
 from util.extras import extra_module
 from util.images import Frame

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.split import Split, entry, plain_name, read_annotations
+from datasets.annotations import entry, plain_name, read_annotations
+from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 
 CLASSES_FILE = "val_vid2classes.json"  # REM's list of which stuff is asked for in which video

@@ -6,17 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.meta_expressions import is_number
-from datasets.split import (
-    MaskCountError,
-    MaskSizeError,
-    Split,
-    each_row,
-    numbered_frames,
-    plain_name,
-    read_annotations,
-)
+from datasets.annotations import each_row, is_number, numbered_frames, plain_name, read_annotations
+from datasets.split import Expression, MaskCountError, MaskSizeError, Split
 from util.errors import UserError
 from util.extras import extra_module
 

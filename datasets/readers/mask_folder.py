@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.split import Split
+from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 from util.images import image_size
 

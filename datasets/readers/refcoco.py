@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.split import MaskSizeError, Split, each_row, entry, plain_name, read_annotations
+from datasets.annotations import each_row, entry, plain_name, read_annotations
+from datasets.split import Expression, MaskSizeError, Split
 from util.errors import UserError
 from util.rle import CocoMask, checked_mask
 

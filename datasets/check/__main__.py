@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.annotations import DuplicateKeyError
+from datasets.check.report import ERRORS, Finding, SplitReport, summary
+from datasets.check.videos import check_content
 from datasets.check_layouts import LAYOUTS, Faults, Layout
-from datasets.check_report import ERRORS, Finding, SplitReport, summary
-from datasets.check_videos import check_content
 from datasets.registry import DatasetPaths
-from datasets.split import DuplicateKeyError
 from util.errors import MissingFileError, UserError, exit_on_user_error
 from util.files import write_text_whole
 from util.flags import add_dataset_flags

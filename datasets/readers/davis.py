@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.expression import Expression
-from datasets.meta_expressions import read_videos
-from datasets.png_masks import PngMasks
+from datasets.annotations import read_videos
+from datasets.readers.png_masks import PngMasks
+from datasets.split import Expression
 
 NUM_ANNOTATORS = 4  # each describes every object
 ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))  # of results, as the field names them

@@ -1,0 +1,1 @@
+"""One reader per dataset: which expressions there are, and the mask of each at a frame."""
