@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.vram import TILE
 from models import mask_vae, stages, vae_stream
-from models.dit_speed import NATIVE, compile_for_any_length, fuse_projections, stop_sharing
+from models.dit_inference import NATIVE, compile_for_any_length, fuse_projections, stop_sharing
 from models.flowrvs import FlowRVS
 from models.vae_layers import compile_layers, use_library_layers
 from models.vae_stream import decode_chunks, encode_chunks, set_tiling

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from models import vae_layers
-from models.dit_speed import prepare_for_inference
+from models.dit_inference import prepare_for_inference
 from models.flowrvs import FlowRVS
 from models.windows import choose_windows
 

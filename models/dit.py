@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.dit_speed import is_one_row
+from models.dit_inference import is_one_row
 from models.flow import timestep_of
 from util.errors import UserError
 

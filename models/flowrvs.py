@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from models.dit_speed import keep_rotary_float32
+from models.checks import check_parts
+from models.dit_inference import keep_rotary_float32
 from models.flow import sigma_schedule
 from models.mask_vae import logit_threshold, logits_to_masks
 from models.objectives import FLOW, check_num_steps
-from models.parts import check_parts
-from models.pictures import Frames, as_pictures
 from models.stages import Stages, check_finite
 from models.text import clean_captions, embed_captions
 from models.vae_layers import use_fast_layers
+from models.video_input import Frames, as_pictures
 from models.windows import Blend, Joint, Windows, choose_windows, cut, join, spans_of
 from util.errors import UserError
 from util.flags import HIGHEST_THRESHOLD, LOWEST_THRESHOLD

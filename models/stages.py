@@ -11,8 +11,8 @@ from models import mask_vae
 from models.dit import predict_velocity
 from models.mask_vae import resize_logits
 from models.objectives import NOISE, REM, predict_mask_latents
-from models.pictures import as_video
 from models.vae_stream import num_decoder_calls, num_encoder_calls
+from models.video_input import as_video
 from util.errors import UserError
 
 # The decoder takes 3.8 GiB a mask at 480 x 832, twice the DiT. Masks of smaller frames gain by passing together, a

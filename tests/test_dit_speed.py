@@ -10,9 +10,9 @@ from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from safetensors.torch import load_file
 
-from models import dit_speed
+from models import dit_inference
 from models.dit import predict_velocity
-from models.dit_speed import compile_for_any_length, keep_rotary_float32, prepare_for_inference, use_fast_attention
+from models.dit_inference import compile_for_any_length, keep_rotary_float32, prepare_for_inference, use_fast_attention
 from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS
 from models.lora import add_lora
@@ -120,7 +120,7 @@ def test_sharing_can_be_undone_and_is_never_added_twice():
     for _ in range(2):
         prepare_for_inference(dit)
     assert len(dit.patch_embedding._forward_pre_hooks) == len(dit.blocks[0].attn2._forward_pre_hooks) == 1
-    dit_speed.stop_sharing(dit)
+    dit_inference.stop_sharing(dit)
     first = rows_seen(dit.blocks[0].attn1)
     velocities(dit, draw(5, 7, 8), draw(1, 16, 3, 4, 6))
     assert first == [5]
@@ -202,7 +202,7 @@ def fake_gpu(monkeypatch):
     def make(dtype=torch.bfloat16, capability=(8, 0)):
         dit = tiny_dit().to(dtype)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-        monkeypatch.setattr(dit_speed, "_place", lambda dit: (torch.device("cuda"), dit.patch_embedding.weight.dtype))
+        monkeypatch.setattr(dit_inference, "_place", lambda dit: (torch.device("cuda"), dit.patch_embedding.weight.dtype))
         return dit
 
     return make
@@ -260,7 +260,7 @@ def test_float32_and_the_cpu_keep_torchs_attention(monkeypatch, fake_gpu):
 
 def test_the_librarys_environment_variable_overrules_the_choice(monkeypatch, fake_gpu):
     monkeypatch.setattr(attention_dispatch, "_CAN_USE_FLASH_ATTN", True)
-    monkeypatch.setattr(dit_speed, "DIFFUSERS_ATTN_BACKEND", "_native_math")
+    monkeypatch.setattr(dit_inference, "DIFFUSERS_ATTN_BACKEND", "_native_math")
     dit = fake_gpu()
     assert use_fast_attention(dit) == "_native_math"
     assert backends_of(dit) == {None}
@@ -298,7 +298,7 @@ def test_other_lengths_sizes_and_numbers_of_prompts_compile_nothing_new():
 @torch.no_grad()
 def test_fused_projections_give_the_same_velocity():
     plain, fused = tiny_dit(), tiny_dit()
-    dit_speed.fuse_projections(fused)
+    dit_inference.fuse_projections(fused)
     video, captions = draw(1, 16, 3, 4, 6), draw(2, 7, 8)
     assert fused.blocks[0].attn1.fused_projections
     torch.testing.assert_close(
@@ -309,7 +309,7 @@ def test_fused_projections_give_the_same_velocity():
 def test_a_fused_model_takes_no_more_memory():
     dit = tiny_dit()
     before = storage_bytes(dit)
-    dit_speed.fuse_projections(dit)
+    dit_inference.fuse_projections(dit)
     assert storage_bytes(dit) == before
 
 
@@ -317,7 +317,7 @@ def test_adapters_are_not_left_out_by_fusing():
     dit = tiny_dit()
     add_lora(dit, rank=2)
     with pytest.raises(ValueError, match="adapters must be merged"):
-        dit_speed.fuse_projections(dit)
+        dit_inference.fuse_projections(dit)
 
 
 def storage_bytes(dit):
@@ -327,7 +327,7 @@ def storage_bytes(dit):
 
 def test_a_fused_model_is_saved_unfused(pipeline, tmp_path):
     plain = {name: tensor.clone() for name, tensor in pipeline.transformer.state_dict().items()}
-    dit_speed.fuse_projections(pipeline.transformer)
+    dit_inference.fuse_projections(pipeline.transformer)
     pipeline.save_pretrained(tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert saved.keys() == plain.keys()
