@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from datasets.readers.davis import SPLITS, RefDAVIS17
-from engine.inference import run_inference
+from engine.inference.run import run_inference
 from util.errors import exit_on_user_error
 from util.flags import (
     DATASET_PATHS,

@@ -16,7 +16,7 @@ from engine.captions import embed_now
 from engine.demo import hashing, segment_video, write_record
 from engine.demo_folder import staged_result
 from engine.identity import model_identity
-from engine.segment import SegmentOptions, make_ready
+from engine.segment_options import SegmentOptions, make_ready
 from engine.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from models.text import clean_captions
 from models.vae_stream import set_tiling

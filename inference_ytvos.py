@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from datasets.readers.ytvos import SPLITS, RefYouTubeVOS
-from engine.inference import run_inference
+from engine.inference.run import run_inference
 from util.errors import exit_on_user_error
 from util.flags import (
     DATASET_PATHS,

@@ -36,9 +36,9 @@ from tqdm import tqdm
 from datasets.readers.mevis import MeViS
 from datasets.toy import Sentence, Video, make_video, write_split
 from engine.captions import embed_once
-from engine.evaluate import evaluate
-from engine.evaluation_folder import EvaluationFolder
-from engine.segment import SegmentOptions, make_ready
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.segment_split import evaluate
+from engine.segment_options import SegmentOptions, make_ready
 from models.flowrvs import FlowRVS
 from models.vae_layers import use_library_layers
 from models.weights import LoadedFlowRVS, load_flowrvs

@@ -55,7 +55,7 @@ from benchmarks.video_report import Measured, chart, dit_table, runs_of, stage_t
 from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, WHOLE, Row
 from engine.demo import segment_video
 from engine.demo_folder import PartialResult
-from engine.segment import SegmentOptions, make_ready
+from engine.segment_options import SegmentOptions, make_ready
 from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS
 from models.mask_vae import resize_logits

@@ -1,7 +1,7 @@
 """Ref-DAVIS17's protocol A: objects merged per annotator, matched to the truth, four annotators averaged. No torch.
 
 The merge takes the most probable object of each pixel, so it needs probabilities, and is done where the model runs:
-``engine.pack.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
+``engine.inference.segment_split.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
 binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be known: they
 go to the first of the objects here.
 """

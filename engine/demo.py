@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.demo_folder import RECORD, PartialResult, Progress
-from engine.segment import SegmentOptions
+from engine.segment_options import SegmentOptions
 from models.flowrvs import FinishedFrames, FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from models.text import clean_captions

@@ -11,9 +11,9 @@ from accelerate import PartialState
 
 from datasets.split import Split, choose_videos
 from engine.checkpoints import saved_parameters, write_network
-from engine.evaluate import evaluate
-from engine.evaluation_folder import EvaluationFolder
-from engine.segment import SegmentOptions
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.segment_split import evaluate
+from engine.segment_options import SegmentOptions
 from engine.steps import Task
 from models.flowrvs import FlowRVS
 from models.text import Captions

@@ -202,7 +202,9 @@ def fake_gpu(monkeypatch):
     def make(dtype=torch.bfloat16, capability=(8, 0)):
         dit = tiny_dit().to(dtype)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-        monkeypatch.setattr(dit_inference, "_place", lambda dit: (torch.device("cuda"), dit.patch_embedding.weight.dtype))
+        monkeypatch.setattr(
+            dit_inference, "_place", lambda dit: (torch.device("cuda"), dit.patch_embedding.weight.dtype)
+        )
         return dit
 
     return make

@@ -14,10 +14,10 @@ from datasets.referring import ClipOptions, ReferringClips
 from datasets.split import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
-from engine.evaluate import evaluate
-from engine.evaluation_folder import EvaluationFolder
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.segment_split import evaluate
 from engine.latents import CachedLatents, collate_latents
-from engine.segment import SegmentOptions
+from engine.segment_options import SegmentOptions
 from engine.steps import FlowTask
 from engine.trainer import Trainer, TrainerOptions
 from models.weights import load_flowrvs

@@ -13,15 +13,14 @@ from accelerate import PartialState
 from tiny_training import CaptionTable
 from torch.nn.functional import interpolate
 
-import engine.reading
+import engine.inference.read_ahead
 from datasets.readers.mevis import MeViS
 from datasets.split import Expression, Split, choose_videos
-from engine.evaluate import evaluate
-from engine.evaluation_folder import EvaluationFolder
-from engine.pack import merge_objects, pack_masks
-from engine.reading import VIDEOS_AHEAD, load_videos
-from engine.segment import SegmentOptions
-from engine.work import VideoWork, work_to_do
+from engine.inference.read_ahead import VIDEOS_AHEAD, load_videos
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.segment_split import evaluate, merge_objects, pack_masks
+from engine.inference.workload import VideoWork, work_to_do
+from engine.segment_options import SegmentOptions
 from util.bitmasks import unpack_masks
 from util.errors import UserError
 from util.images import read_palette
@@ -202,7 +201,7 @@ def test_no_more_videos_are_in_memory_than_one_and_those_ahead(monkeypatch):
         with lock:
             alive -= 1
 
-    monkeypatch.setattr(engine.reading.np, "empty", empty)
+    monkeypatch.setattr(engine.inference.read_ahead.np, "empty", empty)
     work = [VideoWork(expression, ()) for expression in split.expressions if expression.exp_id == "0"]
     seen = []
     for video in load_videos(split, iter(work), lambda height, width: (height, width)):

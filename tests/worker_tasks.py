@@ -38,6 +38,6 @@ def sleep(folder, task):
 
 
 def write_imports(folder, task):
-    import engine.finish  # noqa: F401, PLC0415
+    import engine.inference.write_and_score  # noqa: F401, PLC0415
 
     (Path(folder) / "imports").write_text("\n".join(sys.modules))

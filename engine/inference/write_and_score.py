@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.split import Expression, Split
-from engine.evaluation_folder import EvaluationFolder
+from engine.inference.results_folder import EvaluationFolder
 from util.bitmasks import unpack_masks
 from util.errors import UserError
 from util.mask_files import write_labels, write_mask

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.split import Split
-from engine.work import VideoWork
+from engine.inference.workload import VideoWork
 from util.errors import UserError
 from util.images import resize_frame
 from util.workers import ordered_map

@@ -1,8 +1,8 @@
 """Segments every expression of a split, writes the masks and scores them where there is a truth.
 
-Threads read the next video while the model has this one (``engine/reading.py``); worker processes write and score its
-masks while the model has the next (``engine/finish.py``). Each finished unit is recorded, so an evaluation that was
-stopped goes on (``engine/evaluation_folder.py``), and processes take video after video, whoever is free (``claim``).
+Threads read the next video while the model has this one (``engine/inference/read_ahead.py``); worker processes write and score its
+masks while the model has the next (``engine/inference/write_and_score.py``). Each finished unit is recorded, so an evaluation that was
+stopped goes on (``engine/inference/results_folder.py``), and processes take video after video, whoever is free (``claim``).
 """
 
 import json
@@ -15,14 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.split import Split
-from engine.evaluation_folder import EvaluationFolder
-from engine.finish import Place, Segmented, finish
-from engine.pack import merge_objects, pack_masks
-from engine.reading import LoadedVideo, load_videos
-from engine.segment import SegmentOptions
+from engine.inference.read_ahead import LoadedVideo, load_videos
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.workload import Part, VideoWork, object_number, work_to_do
+from engine.inference.write_and_score import Place, Segmented, finish
+from engine.segment_options import SegmentOptions
 from engine.summary import summarise
-from engine.work import Part, VideoWork, object_number, work_to_do
 from models.flowrvs import FlowRVS
+from models.mask_vae import logit_threshold, resize_logits
 from models.text import Captions
 from util.files import write_text_whole
 from util.workers import WorkerPool
@@ -46,7 +46,7 @@ def evaluate(
         folder: has begun; one that all processes see.
         state: which process this is, and of how many.
         num_workers: processes that write and score, for each process that segments.
-        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``engine/finish.py``.
+        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``engine/inference/write_and_score.py``.
 
     Returns:
         The metrics, also in ``metrics.json``, on the main process of a split with masks; else None.
@@ -140,3 +140,54 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
+
+
+def pack_masks(logits: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """Masks at source size, eight pixels a byte: what leaves the device is a 32nd of the logits.
+
+    Args:
+        logits: [B, T, h, w] as the model gives them.
+        size: (H, W) in pixels.
+        threshold: foreground where the sigmoid exceeds it.
+
+    Returns:
+        [B, T, ceil(H * W / 8)] uint8 on the same device, see ``util.bitmasks.unpack_masks``.
+    """
+    cut = logit_threshold(threshold)
+    frames = [_pack_bits((resize_logits(frame, size) > cut).flatten(1)) for frame in logits.unbind(dim=1)]
+    return torch.stack(frames, dim=1)
+
+
+def merge_objects(logits: Tensor, numbers: list[int], size: tuple[int, int], threshold: float) -> Tensor:
+    """One object number a pixel: of the highest probability, the first of equals; 0 where all are below ``threshold``.
+
+    Args:
+        logits: [N, T, h, w], one object each.
+        numbers: of the objects, 1 to 255.
+        size: (H, W) in pixels.
+
+    Returns:
+        [T, H, W] uint8 on the same device.
+
+    Source: the Ref-DAVIS17 protocol of ReferFormer, whose background of 0.1 any kept probability exceeds.
+    """
+    labels = torch.zeros(logits.shape[1], *size, dtype=torch.uint8, device=logits.device)
+    for frame, merged in zip(logits.unbind(dim=1), labels, strict=True):
+        highest = torch.zeros(size, device=logits.device)
+        # Probabilities, not logits: those that round to the same are equal. No argmax: it may take any of equals.
+        for number, probability in zip(numbers, resize_logits(frame, size).sigmoid(), strict=True):
+            is_higher = (probability >= threshold) & (probability > highest)
+            merged.masked_fill_(is_higher, number)
+            highest = torch.where(is_higher, probability, highest)
+    return labels
+
+
+def _pack_bits(pixels: Tensor) -> Tensor:
+    """[B, N] bool to [B, ceil(N / 8)] uint8, the first pixel in the highest bit, zeros after the last."""
+    missing = -pixels.shape[1] % 8
+    eights = torch.nn.functional.pad(pixels.view(torch.uint8), (0, missing)).unflatten(1, (-1, 8))  # [B, N / 8, 8]
+    packed = eights[..., 0].clone()
+    for place in range(1, 8):
+        packed <<= 1
+        packed |= eights[..., place]
+    return packed

@@ -11,10 +11,10 @@ from accelerate import PartialState
 
 from datasets.split import Split, choose_videos
 from engine.captions import embed_once
-from engine.evaluate import evaluate
-from engine.evaluation_folder import EvaluationFolder
 from engine.identity import model_identity
-from engine.segment import SegmentOptions, make_ready
+from engine.inference.results_folder import EvaluationFolder
+from engine.inference.segment_split import evaluate
+from engine.segment_options import SegmentOptions, make_ready
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.device import select_device, select_dtype
 from util.hashes import hash_of
