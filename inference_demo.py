@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.captions import embed_now
-from engine.demo import hashing, segment_video, write_record
-from engine.demo_folder import staged_result
+from engine.demo.result_folder import staged_result
+from engine.demo.segment_video import hashing, segment_video, write_record
+from engine.demo.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from engine.identity import model_identity
 from engine.segment_options import SegmentOptions, make_ready
-from engine.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from models.text import clean_captions
 from models.vae_stream import set_tiling
 from models.weights import load_flowrvs

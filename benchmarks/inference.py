@@ -53,8 +53,8 @@ from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_ra
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
 from benchmarks.video_report import Measured, chart, dit_table, runs_of, stage_table, whole_table
 from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, WHOLE, Row
-from engine.demo import segment_video
-from engine.demo_folder import PartialResult
+from engine.demo.result_folder import PartialResult
+from engine.demo.segment_video import segment_video
 from engine.segment_options import SegmentOptions, make_ready
 from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from engine.vram import TILE
+from engine.demo.vram import TILE
 from models import mask_vae, stages, vae_stream
 from models.dit_inference import NATIVE, compile_for_any_length, fuse_projections, stop_sharing
 from models.flowrvs import FlowRVS

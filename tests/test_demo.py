@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import inference_demo
-from engine.demo import hashing
+from engine.demo.segment_video import hashing
 from models.toy import write_toy_wan
 from util.video import FrameSource, VideoWriter, open_frames
 from util.workers import MAX_PENDING

@@ -16,7 +16,7 @@ import torch
 
 import engine.demo
 import inference_demo
-from engine.demo_folder import PartialResult, staged_result
+from engine.demo.result_folder import PartialResult, staged_result
 from models.toy import write_toy_wan
 from util.errors import UserError
 from util.video import FrameSource, VideoWriter, open_frames

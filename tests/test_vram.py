@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import inference_demo
-from engine.vram import GIB, PRESETS, choose_preset, next_smaller, preset_named, run_within_memory, with_flags
+from engine.demo.vram import GIB, PRESETS, choose_preset, next_smaller, preset_named, run_within_memory, with_flags
 from models.windows import choose_windows
 from util.errors import TooLittleMemoryError, UserError
 from util.flags import VRAM_CHOICES

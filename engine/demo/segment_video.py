@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.demo_folder import RECORD, PartialResult, Progress
+from engine.demo.result_folder import RECORD, PartialResult, Progress
 from engine.segment_options import SegmentOptions
 from models.flowrvs import FinishedFrames, FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits

@@ -1,7 +1,7 @@
 """Where a demo run writes: a folder beside the place of its result, moved there when whole, resumed when stopped.
 
 <output_dir>/.<name>.partial/
-    run.json                    what the masks depend on, and with which preset of engine/vram.py they are made
+    run.json                    what the masks depend on, and with which preset of engine/demo/vram.py they are made
     progress.safetensors        how far it is; ``tail``: [P, overlap, h, w] logits that the next window is blended with
     masks/<k>/<frame>.png       of finished frames, and perhaps of some more
 """
