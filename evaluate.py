@@ -13,12 +13,12 @@ from typing import Any
 
 from datasets.scored import NAMES, SPLITS, open_split
 from datasets.split import chosen_expressions
-from engine.comparison import check_comparable, compare, read_metrics
-from engine.prediction_folder import PredictionFolder
-from engine.protocols import PROTOCOLS
-from engine.report import write_report
-from engine.scoring import ScoreOptions, score_folder, write_metrics
-from engine.submission import write_zip
+from engine.scoring.comparison import check_comparable, compare, read_metrics
+from engine.scoring.prediction_folder import PredictionFolder
+from engine.scoring.protocols import PROTOCOLS
+from engine.scoring.report import write_report
+from engine.scoring.score_folder import ScoreOptions, score_folder, write_metrics
+from engine.scoring.submission import write_zip
 from util.errors import UserError, exit_on_user_error
 from util.files import staged_folder, write_text_whole
 from util.flags import add_dataset_flags, add_selection_flags, add_video_list_flag

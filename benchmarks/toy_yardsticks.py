@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datasets.readers.mevis import MeViS
 from datasets.transforms import Geometry
-from engine.summary import Unit, summarise
+from engine.scoring.summary import Unit, summarise
 from models import mask_vae
 from models.flowrvs import FlowRVS
 from models.weights import load_flowrvs

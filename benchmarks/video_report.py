@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.random_wan import Size
 from benchmarks.video_rows import DIT, PLAIN, ROWS, WHOLE
-from util.page import escape
+from engine.scoring.html_page import escape
 
 STAGES = ("read", "text", "encode", "dit", "decode", "resize", "write", "draw")
 COLOURS = ("#8a8a8a", "#c9a227", "#3a78b5", "#b5483a", "#5a9e5a", "#8a5ab5", "#444444", "#b58ac9")

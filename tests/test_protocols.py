@@ -16,7 +16,7 @@ from datasets.readers.jhmdb import JHMDBSentences
 from datasets.readers.long_rvos import LongRVOS
 from datasets.readers.refcoco import RefCOCO
 from datasets.readers.ytvos import RefYouTubeVOS
-from engine.davis_protocol import merge_masks
+from engine.scoring.davis_protocol import merge_masks
 
 SIZE = mini_datasets.SIZE
 NAMES = sorted(mini_datasets.FRAMES)

@@ -15,14 +15,12 @@ import pytest
 import evaluate
 from datasets.readers.davis import RefDAVIS17
 from datasets.readers.mevis import MeViS
-from engine import report
-from engine.comparison import compare
-from engine.prediction_folder import PredictionFolder
-from engine.report import write_report
-from engine.report_pictures import TRUTH_COLOUR, draw_frame
-from util.bootstrap import paired_interval
+from engine.scoring import report
+from engine.scoring.comparison import compare, paired_interval
+from engine.scoring.html_page import table as make_table
+from engine.scoring.prediction_folder import PredictionFolder
+from engine.scoring.report import TRUTH_COLOUR, draw_frame, write_report
 from util.errors import UserError
-from util.page import table as make_table
 
 NAMES = sorted(mini_mevis.FRAMES)
 

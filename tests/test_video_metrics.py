@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from util.image_metrics import overall_iou, precision_at
+from engine.scoring.measures import (
+    iou_change,
+    iou_drift,
+    overall_iou,
+    precision_at,
+    temporal_iou,
+    video_iou,
+    without_void,
+)
 from util.metrics import count_areas
-from util.video_metrics import iou_change, iou_drift, temporal_iou, video_iou, without_void
 
 
 def frames(*pixels):

@@ -19,8 +19,8 @@ from engine.inference.read_ahead import LoadedVideo, load_videos
 from engine.inference.results_folder import EvaluationFolder
 from engine.inference.workload import Part, VideoWork, object_number, work_to_do
 from engine.inference.write_and_score import Place, Segmented, finish
+from engine.scoring.summary import summarise
 from engine.segment_options import SegmentOptions
-from engine.summary import summarise
 from models.flowrvs import FlowRVS
 from models.mask_vae import logit_threshold, resize_logits
 from models.text import Captions

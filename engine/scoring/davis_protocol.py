@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from datasets.readers.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
 from datasets.readers.png_masks import VOID
 from datasets.split import Expression
-from engine.prediction_folder import PredictionFolder, listed, visible_names
-from engine.summary import Values, entries, means_of
+from engine.scoring.prediction_folder import PredictionFolder, listed, visible_names
+from engine.scoring.summary import Values, entries, means_of
 from util.errors import MissingFileError, UserError
 from util.extras import extra_module
 from util.mask_files import PALETTE, check_mask_file, read_numbers

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets.split import Expression, Split
-from engine.prediction_folder import PredictionFolder
+from engine.scoring.prediction_folder import PredictionFolder
 from util.errors import UserError, did_you_mean
 from util.files import staged_folder
 from util.mask_files import GREY, read_mask

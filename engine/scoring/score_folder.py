@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from datasets.readers.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
 from datasets.split import Expression, Split
-from engine.davis_protocol import DavisProtocol, summarise_annotators
-from engine.prediction_folder import PredictionFolder, annotated
-from engine.protocols import Key, Protocol
-from engine.summary import Values
+from engine.scoring.davis_protocol import DavisProtocol, summarise_annotators
+from engine.scoring.prediction_folder import PredictionFolder, annotated
+from engine.scoring.protocols import Key, Protocol
+from engine.scoring.summary import Values
 from util.errors import UserError
 from util.files import write_text_whole
 from util.workers import process_map
@@ -54,7 +54,7 @@ def score_folder(
 
     Args:
         expressions: those of the split to score.
-        pred: see ``PredictionFolder``; of Ref-DAVIS17 also ``anno_0`` to ``anno_3``, see ``engine.davis_protocol``.
+        pred: see ``PredictionFolder``; of Ref-DAVIS17 also ``anno_0`` to ``anno_3``, see ``engine.scoring.davis_protocol``.
 
     Raises:
         UserError: if the split hides its masks, or the folder is incomplete or damaged.

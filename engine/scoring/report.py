@@ -4,14 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from datasets.split import Expression
-from engine.prediction_folder import PredictionFolder
-from engine.report_pictures import draw_frame
-from engine.summary import Values
-from util import page
+from engine.scoring import html_page
+from engine.scoring.prediction_folder import PredictionFolder, annotated
+from engine.scoring.summary import Values
+from util.errors import MissingFileError
 from util.files import write_text_whole
+from util.images import Frame, resize_frame
+from util.visualize import FIRST_COLOURS, draw_masks
 
 NUM_PICTURES = 6  # of the best, and of the worst
 SHOWN = ("J&F", "J", "F")  # in tables and histograms, those that a protocol has
@@ -22,6 +25,10 @@ MOST_TARGETS = 4  # more are one group
 
 Comparison = dict[str, dict[str, float]]
 Entry = tuple[Expression, Values]
+
+SIDE = 480  # pixels of the longer side
+TRUTH_COLOUR, PREDICTION_COLOUR = FIRST_COLOURS[1], FIRST_COLOURS[2]  # blue, pink
+GREY = 96  # of the ground where a dataset has no pictures
 
 
 def write_report(
@@ -36,7 +43,7 @@ def write_report(
     Args:
         metrics: of ``engine.scoring.score_folder``.
         predictions: what they are of.
-        comparison: of ``engine.comparison.compare``.
+        comparison: of ``engine.scoring.comparison.compare``.
     """
     units: dict[str, Values] = metrics.get("units", {})
     by_unit = {"/".join(expression.key): expression for expression in predictions.expressions}
@@ -53,7 +60,7 @@ def write_report(
             *_pictures(entries, predictions),
             _grouped("By video, the worst first", entries, lambda e, _: e.video, by_score=True),
         ]
-    write_text_whole(file, page.document(title, sections))
+    write_text_whole(file, html_page.document(title, sections))
 
 
 def _overall(metrics: dict[str, Any]) -> str:
@@ -66,13 +73,13 @@ def _overall(metrics: dict[str, Any]) -> str:
         [part, *(means.get(name, "") for name in names)] for part, means in parts.items()
     ]
     notes = (
-        [page.note(f"Protocol {metrics['protocol']}; overlaps: {metrics['overlaps']}.")]
+        [html_page.note(f"Protocol {metrics['protocol']}; overlaps: {metrics['overlaps']}.")]
         if "protocol" in metrics
         else []
     )
     if "missing" in metrics:
-        notes.append(page.note(f"{len(metrics['missing'])} expressions were left out as incomplete."))
-    return page.section("Overall", page.table(["", *names], rows), *notes)
+        notes.append(html_page.note(f"{len(metrics['missing'])} expressions were left out as incomplete."))
+    return html_page.section("Overall", html_page.table(["", *names], rows), *notes)
 
 
 def _named(annotators: dict[str, Any]) -> dict[str, Any]:
@@ -87,10 +94,10 @@ def _compared(comparison: Comparison) -> str:
         ]
         for name, entry in comparison.items()
     ]
-    return page.section(
+    return html_page.section(
         "Against the other run",
-        page.table(["", "this run", "other run", "difference", "95 % interval"], rows),
-        page.note(
+        html_page.table(["", "this run", "other run", "difference", "95 % interval"], rows),
+        html_page.note(
             "Means over the expressions, or the objects of Ref-DAVIS17's protocol A where both runs have them. The "
             "interval is a paired bootstrap that draws whole videos; where it holds zero, the runs may be alike."
         ),
@@ -98,8 +105,8 @@ def _compared(comparison: Comparison) -> str:
 
 
 def _distributions(entries: list[Entry]) -> str:
-    charts = [page.histogram(name, np.array([values[name] for _, values in entries])) for name in _shown(entries)]
-    return page.section("Distributions over expressions", page.row(charts))
+    charts = [html_page.histogram(name, np.array([values[name] for _, values in entries])) for name in _shown(entries)]
+    return html_page.section("Distributions over expressions", html_page.row(charts))
 
 
 def _by_kind(entries: list[Entry]) -> list[str]:
@@ -128,8 +135,8 @@ def _grouped(
     position = {name: number for number, name in enumerate(order or sorted(groups))}
     rows.sort(key=lambda row: (row[2] if by_score else 0, position[str(row[0])]))
     more = len(rows) - MOST_ROWS
-    notes = [page.note(f"And {more} more; metrics.csv has every expression.")] if more > 0 else []
-    return page.section(heading, page.table(["", "expressions", *names], rows[:MOST_ROWS]), *notes)
+    notes = [html_page.note(f"And {more} more; metrics.csv has every expression.")] if more > 0 else []
+    return html_page.section(heading, html_page.table(["", "expressions", *names], rows[:MOST_ROWS]), *notes)
 
 
 def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
@@ -141,10 +148,12 @@ def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
     num_best = min(NUM_PICTURES, len(ranked) // 2)
     parts = (("Worst", ranked[:num_worst]), ("Best", ranked[::-1][:num_best]))
     return [
-        page.section(
+        html_page.section(
             f"{heading} by {name}",
-            page.note("Tinted pink: the prediction. Outlined in blue: the truth. The frame with the largest truth."),
-            page.row([_picture(entry, name, predictions) for entry in chosen]),
+            html_page.note(
+                "Tinted pink: the prediction. Outlined in blue: the truth. The frame with the largest truth."
+            ),
+            html_page.row([_picture(entry, name, predictions) for entry in chosen]),
         )
         for heading, chosen in parts
         if chosen
@@ -154,7 +163,7 @@ def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
 def _picture(entry: Entry, name: str, predictions: PredictionFolder) -> str:
     expression, values = entry
     picture, frame = draw_frame(predictions, expression)
-    return page.figure(
+    return html_page.figure(
         picture, f"{name} {values[name]:.3f} · {'/'.join(expression.key)}/{frame} · {expression.caption}"
     )
 
@@ -172,3 +181,23 @@ def _num_targets(expression: Expression) -> str:
 
 def _shown(entries: list[Entry]) -> list[str]:
     return [name for name in SHOWN if name in entries[0][1]]
+
+
+def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[Frame, str]:
+    """The frame with the largest truth, or of nothing else the largest prediction; and its name."""
+    split, size, indices = predictions.split, predictions.size(expression), annotated(expression)
+    truth, prediction = split.masks(expression, indices, size), predictions.read(expression)
+    areas = (truth if truth.any() else prediction).sum(axis=(1, 2))
+    row = int(areas.argmax())
+    try:
+        frame = split.read_frames(expression, [indices[row]])[0]
+    except MissingFileError:  # to score, pictures are not needed
+        frame = np.full((*size, 3), GREY, np.uint8)
+    # Resized first: an outline is some pixels wide, and would cover what little there is of a small frame.
+    height, width = (max(1, round(side * SIDE / max(size))) for side in size)
+    shown = [
+        cv2.resize(masks[row].view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)[None]
+        for masks in (prediction, truth)
+    ]
+    tinted = draw_masks(resize_frame(frame, height, width), shown[0], [PREDICTION_COLOUR])
+    return draw_masks(tinted, shown[1], [TRUTH_COLOUR], opacity=0), expression.frames[indices[row]]

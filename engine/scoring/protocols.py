@@ -8,10 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.split import Expression
-from engine.summary import Values, entries, means_of, summarise
-from util.image_metrics import PRECISIONS, overall_iou, precision_at
+from engine.scoring.measures import (
+    PRECISIONS,
+    iou_change,
+    iou_drift,
+    overall_iou,
+    precision_at,
+    temporal_iou,
+    video_iou,
+    without_void,
+)
+from engine.scoring.summary import Values, entries, means_of, summarise
 from util.metrics import Areas, Score, count_areas, count_pixels
-from util.video_metrics import iou_change, iou_drift, temporal_iou, video_iou, without_void
 
 Masks = NDArray[np.bool_]
 Key = tuple[str, str]  # video id, expression id
@@ -68,7 +76,7 @@ class ImageProtocol(Protocol):
     """RefCOCO, A2D and JHMDB: one mask per sentence.
 
     Args:
-        is_strict: see ``util.image_metrics.precision_at``.
+        is_strict: see ``engine.scoring.measures.precision_at``.
     """
 
     headline = "oIoU"
