@@ -10,9 +10,9 @@ import argparse
 
 from datasets.registry import NAMES
 from datasets.sampling import SAMPLINGS
-from engine.optimizer import OPTIMIZERS
-from engine.trackers import TRACKERS
-from engine.train import train
+from engine.training.log import TRACKERS
+from engine.training.optimizer import OPTIMIZERS
+from engine.training.run import train
 from models.objectives import OBJECTIVES
 from util.device import DTYPES, device_name
 from util.errors import did_you_mean, exit_on_user_error

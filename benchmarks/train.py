@@ -57,9 +57,9 @@ from benchmarks.random_wan import (
     keep_bfloat16,
 )
 from datasets.clip import ClipBatch
-from engine.build import build_task, prepare_network, trainer_options
-from engine.latents import LatentBatch
-from engine.trainer import Trainer
+from engine.training.build import build_task, prepare_network, trainer_options
+from engine.training.latent_cache import LatentBatch
+from engine.training.trainer import Trainer
 from main import build_parser
 from models import mask_vae
 from models.flowrvs import FlowRVS

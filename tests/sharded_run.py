@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from engine.latents import LatentBatch
-from engine.sharding import shard_network
-from engine.steps import FlowTask
-from engine.trainer import Trainer, TrainerOptions
+from engine.training.fsdp import shard_network
+from engine.training.latent_cache import LatentBatch
+from engine.training.tasks import FlowTask
+from engine.training.trainer import Trainer, TrainerOptions
 from models.dit import checkpoint_blocks
 
 

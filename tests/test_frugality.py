@@ -11,8 +11,8 @@ from tiny_training import flow_task, latent_batch, run_trainer, tiny_dit, tiny_o
 
 import main
 import models.weights
-from engine.averaging import AveragedWeights
-from engine.trainer import Trainer
+from engine.training.ema import AveragedWeights
+from engine.training.trainer import Trainer
 from models.dit import checkpoint_blocks, predict_velocity, with_injection
 from models.lora import add_lora, has_lora
 from models.weights import load_dit, read_saved_network

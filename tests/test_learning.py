@@ -16,10 +16,10 @@ from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
 from engine.inference.results_folder import EvaluationFolder
 from engine.inference.segment_split import evaluate
-from engine.latents import CachedLatents, collate_latents
 from engine.segment_options import SegmentOptions
-from engine.steps import FlowTask
-from engine.trainer import Trainer, TrainerOptions
+from engine.training.latent_cache import CachedLatents, collate_latents
+from engine.training.tasks import FlowTask
+from engine.training.trainer import Trainer, TrainerOptions
 from models.weights import load_flowrvs
 
 TOY = Path(__file__).parents[1] / "assets" / "toy"

@@ -4,10 +4,19 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from engine.averaging import AveragedWeights
-from engine.live_bytes import LiveBytes
-from engine.memory import HIDDEN_BYTES, MOMENT_BYTES, Choices, Clips, Network, peak, saved_by_block, training_memory
-from engine.optimizer import build_optimizer
+from engine.training.ema import AveragedWeights
+from engine.training.memory_estimate import (
+    HIDDEN_BYTES,
+    MOMENT_BYTES,
+    Choices,
+    Clips,
+    LiveBytes,
+    Network,
+    peak,
+    saved_by_block,
+    training_memory,
+)
+from engine.training.optimizer import build_optimizer
 from models.dit import checkpoint_blocks
 from models.lora import add_lora
 

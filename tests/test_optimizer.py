@@ -7,7 +7,13 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Generator, nn
 
-from engine.optimizer import StochasticAdamW, build_optimizer, decay_groups, set_learning_rate, stochastic_round
+from engine.training.optimizer import (
+    StochasticAdamW,
+    build_optimizer,
+    decay_groups,
+    set_learning_rate,
+    stochastic_round,
+)
 from util.errors import UserError
 
 BETAS = (0.9, 0.95)

@@ -13,12 +13,12 @@ from test_real_sizes import BIG_DIT, DIT, TEXT, VAE
 
 import main
 from datasets.toy import write_toy_mevis
-from engine.train import _start_processes
+from engine.training.run import _start_processes
 from util.errors import UserError
 
 CONFIGS = Path(main.__file__).parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
-# GiB on each GPU that the recipes with real weights may take, by the arithmetic of engine/memory.py.
+# GiB on each GPU that the recipes with real weights may take, by the arithmetic of engine/training/memory_estimate.py.
 LIMITS = {
     "mevis.yaml": 36, "ytvos.yaml": 36, "pretrain.yaml": 36, "mevis_24gb.yaml": 24 - 2, "mevis_lora.yaml": 12,
     "mevis_14b_fsdp.yaml": 80 - 4,

@@ -28,10 +28,10 @@ from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
 from datasets.split import Source
 from datasets.transforms import Box
-from engine.checkpoints import commit_checkpoint
-from engine.latents import CachedLatents, LatentBatch, collate_latents
-from engine.steps import FlowTask, MaskVAETask, dice_loss
-from engine.trainer import Trainer, learning_rate
+from engine.training.checkpoints import commit_checkpoint
+from engine.training.latent_cache import CachedLatents, LatentBatch, collate_latents
+from engine.training.tasks import FlowTask, MaskVAETask, dice_loss
+from engine.training.trainer import Trainer, learning_rate
 from models import mask_vae
 from models.dit import has_injection
 from models.flow import sample_sigma

@@ -5,9 +5,9 @@ from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from torch.utils.data import DataLoader
 
-from engine.latents import LatentBatch
-from engine.steps import FlowTask
-from engine.trainer import Trainer, TrainerOptions
+from engine.training.latent_cache import LatentBatch
+from engine.training.tasks import FlowTask
+from engine.training.trainer import Trainer, TrainerOptions
 from models.text import clean_caption, embed_captions
 
 CAPTIONS = ["the red circle", "all squares"]

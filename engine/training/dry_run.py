@@ -10,9 +10,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from datasets.sampling import Batches
 from datasets.split import Source
-from engine.build import prepare_network, trainer_options, training_clips
-from engine.live_bytes import LiveBytes
-from engine.memory import GIB, Choices, Clips, Network, peak, training_memory
+from engine.training.build import prepare_network, trainer_options, training_clips
+from engine.training.memory_estimate import GIB, Choices, Clips, LiveBytes, Network, peak, training_memory
 from models.dit import has_injection
 from models.flowrvs import FlowRVS
 from models.mask_vae import encode_masks

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import Generator, Tensor, nn
 
 from datasets.clip import ClipBatch
-from engine.latents import LatentBatch
+from engine.training.latent_cache import LatentBatch
 from models import mask_vae
 from models.dit import has_injection, predict_velocity
 from models.flow import sample_sigma

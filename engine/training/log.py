@@ -1,9 +1,11 @@
 """What a run records of its steps: means over a window of them, and the file ``metrics.jsonl``."""
 
+import argparse
 import json
 import math
 import time
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,8 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from datasets.clip import ClipBatch
-from engine.latents import LatentBatch
+from engine.training.latent_cache import LatentBatch
+from util.errors import UserError
 from util.files import write_text_whole
+from util.images import Frame
+
+TRACKERS = ("tensorboard", "wandb", "none")
+FOLDER = "tensorboard"  # in the run's
 
 
 def cut_records(file: Path, step: int) -> None:
@@ -65,3 +72,35 @@ class Window:
             "clips_per_second": self.num_clips * accelerator.num_processes / elapsed,
             "data_wait_share": self.seconds_waited / elapsed,
         }
+
+
+def check_tracker(name: str) -> None:
+    """Refuses a tracker whose package is absent, before any work.
+
+    Raises:
+        UserError: if it is.
+    """
+    if name != "none" and find_spec(name) is None:
+        raise UserError(f"--report_to {name}: the package is not installed; pip install {name}, or --report_to none")
+
+
+def start_tracker(accelerator: Accelerator, name: str, run_dir: Path, options: argparse.Namespace, step: int) -> None:
+    """Begins to track; of a resumed run, curves beyond ``step`` are dropped, as those steps come again.
+
+    Args:
+        accelerator: made with this tracker and with the run's folder.
+    """
+    if name == "tensorboard":
+        accelerator.init_trackers(FOLDER, init_kwargs={name: {"purge_step": step + 1}})
+    elif name == "wandb":
+        accelerator.init_trackers("flowrvs", vars(options), {name: {"name": run_dir.name, "resume": "allow"}})
+
+
+def log_pictures(accelerator: Accelerator, pictures: dict[str, Frame], step: int) -> None:
+    """Logs pictures [H, W, 3], each under its name; for the main process alone."""
+    for tracker in accelerator.trackers:
+        for name, picture in pictures.items():
+            if tracker.name == "tensorboard":
+                tracker.writer.add_image(name, picture, global_step=step, dataformats="HWC")
+            else:
+                tracker.log_images({name: [picture]}, step=step)

@@ -17,7 +17,8 @@ from datasets.referring import ReferringClips
 from datasets.registry import DatasetPaths, training_sources, validation_split
 from datasets.sampling import Batches
 from datasets.split import Split
-from engine.build import (
+from engine.captions import embed_once
+from engine.training.build import (
     base_of,
     build_loader,
     build_task,
@@ -26,13 +27,12 @@ from engine.build import (
     trainer_options,
     training_clips,
 )
-from engine.captions import embed_once
-from engine.checkpoints import find_checkpoint
-from engine.dry_run import dry_run
-from engine.optimizer import check_optimizer
-from engine.trackers import check_tracker, log_pictures, start_tracker
-from engine.trainer import Trainer
-from engine.validation import Validator, validation_part
+from engine.training.checkpoints import find_checkpoint
+from engine.training.dry_run import dry_run
+from engine.training.log import check_tracker, log_pictures, start_tracker
+from engine.training.optimizer import check_optimizer
+from engine.training.trainer import Trainer
+from engine.training.validation import Validator, validation_part
 from models.mask_vae import check_num_frames
 from models.text import Captions
 from models.weights import LoadedFlowRVS

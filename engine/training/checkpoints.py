@@ -16,7 +16,7 @@ from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.sharding import copy_whole
+from engine.training.fsdp import copy_whole
 from models.lora import has_lora
 from util.errors import MissingFileError, UserError
 from util.files import move_over, write_text_whole

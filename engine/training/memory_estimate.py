@@ -1,6 +1,12 @@
 """How much GPU memory a training run takes, by arithmetic: counted where it can be, estimated for activations."""
 
+import weakref
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 GIB = 2**30
 # Bytes that one of Wan's blocks keeps for its backward pass under bfloat16 autocast, counted by saved-tensor hooks: per
@@ -97,3 +103,35 @@ def training_memory(network: Network, clips: Clips, choices: Choices, vae_parame
 def peak(memory: dict[str, int]) -> int:
     """Bytes that are in use at most: all that stays, and the largest of what comes one after the other."""
     return sum(size for name, size in memory.items() if name not in PHASES) + max(memory[name] for name in PHASES)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within the block, ``peak`` is the most bytes that tensors made there held at once.
+
+    What a library's kernels take for themselves, cuDNN's workspace say, comes on top.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._now = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        if storage._cdata in self._alive:  # a view, or written in place
+            return
+        self._alive.add(storage._cdata)
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, address: int, size: int) -> None:
+        self._alive.discard(address)
+        self._now -= size

@@ -14,11 +14,11 @@ from datasets.referring import ClipOptions, ReferringClips
 from datasets.sampling import Batches
 from datasets.split import Source
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
-from engine.latents import CachedLatents, collate_latents
-from engine.sharding import shard_network
-from engine.steps import FlowTask, MaskVAETask, Task
-from engine.stopping import ignore_signals
-from engine.trainer import TrainerOptions
+from engine.training.fsdp import shard_network
+from engine.training.latent_cache import CachedLatents, collate_latents
+from engine.training.signals import ignore_signals
+from engine.training.tasks import FlowTask, MaskVAETask, Task
+from engine.training.trainer import TrainerOptions
 from models.dit import checkpoint_blocks, has_injection, with_injection
 from models.flowrvs import FlowRVS
 from models.lora import add_lora

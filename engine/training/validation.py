@@ -10,11 +10,11 @@ import torch
 from accelerate import PartialState
 
 from datasets.split import Split, choose_videos
-from engine.checkpoints import saved_parameters, write_network
 from engine.inference.results_folder import EvaluationFolder
 from engine.inference.segment_split import evaluate
 from engine.segment_options import SegmentOptions
-from engine.steps import Task
+from engine.training.checkpoints import saved_parameters, write_network
+from engine.training.tasks import Task
 from models.flowrvs import FlowRVS
 from models.text import Captions
 from util.files import move_over, read_json, staged_folder, write_text_whole

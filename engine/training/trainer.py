@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.clip import ClipBatch
-from engine.averaging import AveragedWeights
-from engine.checkpoints import (
+from engine.training.checkpoints import (
     STATE_FILE,
     commit_checkpoint,
     read_network,
@@ -28,12 +27,13 @@ from engine.checkpoints import (
     saved_parameters,
     write_network,
 )
-from engine.latents import LatentBatch
-from engine.optimizer import build_optimizer, set_learning_rate
-from engine.records import Window, cut_records, means_of, recentred_share
-from engine.sharding import from_own_slices, gather, is_sharded, own_slices, whole
-from engine.steps import StepResult, Task
-from engine.stopping import StopSignal, batches_of
+from engine.training.ema import AveragedWeights
+from engine.training.fsdp import from_own_slices, gather, is_sharded, own_slices, whole
+from engine.training.latent_cache import LatentBatch
+from engine.training.log import Window, cut_records, means_of, recentred_share
+from engine.training.optimizer import build_optimizer, set_learning_rate
+from engine.training.signals import StopSignal, batches_of
+from engine.training.tasks import StepResult, Task
 from util.errors import UserError
 from util.files import staged_folder
 from util.run_folder import averaged_name, checkpoint_name
