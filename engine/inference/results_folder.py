@@ -2,7 +2,7 @@
 
 manifest.json                            what the results depend on; another run is refused
 Annotations/<video>/<exp_id>/<frame>.png masks of 0 and 255
-anno_<a>/<video>/<frame>.png             Ref-DAVIS17: object numbers by annotator, see engine/inference/write_and_score.py
+anno_<a>/<video>/<frame>.png             Ref-DAVIS17: object numbers by annotator, see write_and_score.py
 units/<video>/<exp_id>.json              scores of a unit, or null; written once all its masks are
 captions/                                embeddings, where --text_cache names no other folder
 metrics.json                             at the end, where there is a truth

@@ -1,8 +1,8 @@
-"""Segments every expression of a split, writes the masks and scores them where there is a truth.
+"""Segments every expression of a split, writes the masks, and scores them where the split has ground truth.
 
-Threads read the next video while the model has this one (``engine/inference/read_ahead.py``); worker processes write and score its
-masks while the model has the next (``engine/inference/write_and_score.py``). Each finished unit is recorded, so an evaluation that was
-stopped goes on (``engine/inference/results_folder.py``), and processes take video after video, whoever is free (``claim``).
+Threads read the next video while the model has this one (``read_ahead.py``); worker processes write and score its
+masks while the model has the next (``write_and_score.py``). Each finished expression is recorded, so a stopped run
+continues (``results_folder.py``), and each process takes the next free video (``claim``).
 """
 
 import json
@@ -46,7 +46,7 @@ def evaluate(
         folder: has begun; one that all processes see.
         state: which process this is, and of how many.
         num_workers: processes that write and score, for each process that segments.
-        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``engine/inference/write_and_score.py``.
+        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``write_and_score.py``.
 
     Returns:
         The metrics, also in ``metrics.json``, on the main process of a split with masks; else None.

@@ -1,9 +1,9 @@
 """Ref-DAVIS17's protocol A: objects merged per annotator, matched to the truth, four annotators averaged. No torch.
 
 The merge takes the most probable object of each pixel, so it needs probabilities, and is done where the model runs:
-``engine.inference.segment_split.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of objects. From
-binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be known: they
-go to the first of the objects here.
+``engine.inference.segment_split.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of
+objects. From binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be
+known: they go to the first of the objects here.
 """
 
 from dataclasses import dataclass

@@ -54,7 +54,7 @@ def score_folder(
 
     Args:
         expressions: those of the split to score.
-        pred: see ``PredictionFolder``; of Ref-DAVIS17 also ``anno_0`` to ``anno_3``, see ``engine.scoring.davis_protocol``.
+        pred: see ``PredictionFolder``; of Ref-DAVIS17 also ``anno_0`` to ``anno_3``, see ``davis_protocol.py``.
 
     Raises:
         UserError: if the split hides its masks, or the folder is incomplete or damaged.
