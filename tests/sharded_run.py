@@ -1,4 +1,4 @@
-"""One process of tests/test_sharding.py: trains a tiny DiT, plain or sharded, and checks what it holds.
+"""One process of tests/engine/training/test_fsdp.py: trains a tiny DiT, plain or sharded, and checks what it holds.
 
 torchrun --nproc_per_node=2 tests/sharded_run.py FOLDER plain|sharded STEPS [CHECKPOINT]
 """

@@ -18,7 +18,7 @@ from PIL import Image
 import evaluate
 import inference_mevis
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 NAMES = sorted(mini_mevis.FRAMES)
 
 

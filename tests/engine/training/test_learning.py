@@ -22,7 +22,7 @@ from engine.training.tasks import FlowTask
 from engine.training.trainer import Trainer, TrainerOptions
 from models.weights import load_flowrvs
 
-TOY = Path(__file__).parents[1] / "assets" / "toy"
+TOY = Path(__file__).parents[3] / "assets" / "toy"
 # Twins that only their motion tells apart, whose true masks the decoder gives back with J 0.97 and more.
 WORLD, CAPTIONS = 33, ["the circle that stays still", "the object moving up"]
 STEPS = 200

@@ -26,7 +26,7 @@ import inference_ytvos
 from datasets.toy import write_toy_mevis
 from util.images import read_palette
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 # How often an evaluation is killed at a random moment; the figures of docs/inference.md are of FLOWRVS_TRIALS=10.
 TRIALS = int(os.environ.get("FLOWRVS_TRIALS", "1"))
 SMALL = ["--reso_h", "16", "--reso_w", "24"]  # at which the model sees frames

@@ -25,7 +25,7 @@ from models.toy import write_toy_wan
 from util.video import FrameSource, VideoWriter, open_frames
 from util.workers import MAX_PENDING
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH, FPS = 32, 48, 10
 
 

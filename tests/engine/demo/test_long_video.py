@@ -21,7 +21,7 @@ from models.toy import write_toy_wan
 from util.errors import UserError
 from util.video import FrameSource, VideoWriter, open_frames
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 32, 48
 
 

@@ -150,7 +150,7 @@ def test_two_processes_at_once_convert_once(source):
         "MaskStore(Path(sys.argv[1])).paint('7', 0, columns); print(columns.sum())"
     )
     command = [sys.executable, "-c", script, str(source)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     started = [
         subprocess.Popen(
             command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -241,7 +241,7 @@ def test_tiles_are_the_decoders_alone(pipeline):
 
 def test_windows_cost_no_accuracy_on_videos_of_twice_the_training_length():
     """The shipped toy model learnt on 9 frames. Each J is the mean over sentences and frames."""
-    toy = Path(__file__).parents[1] / "assets" / "toy"
+    toy = Path(__file__).parents[2] / "assets" / "toy"
     pipeline = load_flowrvs(str(toy / "flowrvs"), vae_ckpt=str(toy / "mask_vae")).pipeline
     pipeline.set_progress_bar_config(disable=True)
     rng = np.random.default_rng(7)

@@ -16,7 +16,7 @@ from models.flowrvs import FlowRVS
 from models.weights import load_flowrvs
 from util.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def video(num_frames=5, height=40, width=72, seed=0):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from datasets.toy import write_toy_mevis
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 NUM_STEPS = 8
 # How often a run is killed at a random moment; the figures of docs/training.md are of FLOWRVS_TRIALS=10.
 TRIALS = int(os.environ.get("FLOWRVS_TRIALS", "1"))

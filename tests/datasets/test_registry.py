@@ -18,7 +18,7 @@ from datasets.transforms import Augmentation, Box
 from util.errors import UserError
 from util.flags import DATASET_PATHS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
