@@ -117,13 +117,16 @@ def test_one_chunk_at_once_is_bit_equal_and_more_differ_by_rounding(layers):
     vae = build() if layers == "library" else fast(build())
     latents, video = draw(1, 16, 5, 2, 3), draw(1, 3, 17, 16, 24).clamp(-1, 1)
     decoded, encoded = vae.decode(latents).sample, vae.encode(video).latent_dist.parameters
-    ones = torch.cat(list(decode_chunks(vae, latents.split(2, dim=2), 1)), dim=2).clamp(-1, 1)
-    assert torch.equal(ones, decoded)
-    assert torch.equal(torch.cat(list(encode_chunks(vae, video.split(3, dim=2), 1)), dim=2), encoded)
-    for at_once in (2, 3, 4):
+    for at_once in (1, 2, 3, 4):
         several = torch.cat(list(decode_chunks(vae, [latents], at_once)), dim=2).clamp(-1, 1)
         assert relative_error(several, decoded) < 1e-5
         assert relative_error(torch.cat(list(encode_chunks(vae, [video], at_once)), dim=2), encoded) < 1e-5
+    # The library runs these 1 x 1 x 1 convolutions over the whole video at once, and some CPUs round a product of
+    # another size differently. Without them one chunk at once is the same computation, bit for bit.
+    vae.quant_conv = vae.post_quant_conv = torch.nn.Identity()
+    decoded, encoded = vae.decode(latents).sample, vae.encode(video).latent_dist.parameters
+    assert torch.equal(torch.cat(list(decode_chunks(vae, latents.split(2, dim=2), 1)), dim=2).clamp(-1, 1), decoded)
+    assert torch.equal(torch.cat(list(encode_chunks(vae, video.split(3, dim=2), 1)), dim=2), encoded)
 
 
 @torch.no_grad()
