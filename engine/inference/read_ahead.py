@@ -1,4 +1,4 @@
-"""Videos as the model sees them, read ahead by background threads in bounded memory."""
+"""Reads the next videos on background threads, at the size that the model sees, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +13,20 @@ from util.errors import UserError
 from util.images import resize_frame
 from util.workers import ordered_map
 
-VIDEOS_AHEAD = 1  # read while another is segmented; of a taken one no other process can take care
-READING_THREADS = 4  # each holds one frame at full size
+VIDEOS_AHEAD = 1  # read while another is segmented; a video read here is lost to other processes, so only one
+READING_THREADS = 4  # each holds one frame at source size
 
-FittedSize = Callable[[int, int], tuple[int, int]]  # from and to (height, width) in pixels
+FittedSize = Callable[[int, int], tuple[int, int]]  # source (height, width) to model (height, width), in pixels
 
 
 @dataclass(frozen=True)
 class LoadedVideo:
-    """A video with what is to be done on it.
+    """A video in memory, and what is to be done with it.
 
     Attributes:
-        frames: [T, h, w, 3] uint8 RGB, fitted to the model.
-        size: (H, W) in pixels of its files.
+        work: the prompt groups to segment.
+        frames: [T, h, w, 3] uint8 RGB at model size.
+        size: source size, (H, W) in pixels.
     """
 
     work: VideoWork
@@ -34,14 +35,14 @@ class LoadedVideo:
 
 
 def load_videos(split: Split, videos: Iterable[VideoWork], fitted_size: FittedSize) -> Iterator[LoadedVideo]:
-    """Videos in order, the next one being read meanwhile; of each file only the fitted frames stay in memory.
+    """Yields videos in order and reads the next one meanwhile; only frames at model size stay in memory.
 
     Args:
-        videos: gone through no sooner than one is read.
-        fitted_size: at which size the model sees frames.
+        videos: advanced only when the next video is about to be read.
+        fitted_size: returns the model size for a source size.
 
     Raises:
-        UserError: if a frame is missing, damaged or of another size than the first.
+        UserError: if a frame is missing, damaged, or differs in size from the first.
     """
     with ThreadPoolExecutor(READING_THREADS) as readers:
 

@@ -1,12 +1,12 @@
-"""The folder of an evaluation: whose it is, which units are done, which videos are taken. Free of torch.
+"""The output folder of ``inference_*.py``: which run it belongs to, which expressions are done, who works on what.
 
-manifest.json                            what the results depend on; another run is refused
+manifest.json                            what the masks depend on; a run with other values is refused
 Annotations/<video>/<exp_id>/<frame>.png masks of 0 and 255
-anno_<a>/<video>/<frame>.png             Ref-DAVIS17: object numbers by annotator, see write_and_score.py
-units/<video>/<exp_id>.json              scores of a unit, or null; written once all its masks are
-captions/                                embeddings, where --text_cache names no other folder
-metrics.json                             at the end, where there is a truth
-.claims/<video>                          taken by a process; gone at the end
+anno_<a>/<video>/<frame>.png             Ref-DAVIS17: object numbers per annotator, see write_and_score.py
+units/<video>/<exp_id>.json              scores of an expression, or null; written after all its masks
+captions/                                caption embeddings, unless --text_cache names another folder
+metrics.json                             written at the end, if the split has ground truth
+.claims/<video>                          marks a video that a process works on; removed at the end
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from util.errors import UserError
 from util.files import write_text_whole
 from util.metrics import Score
 
-FORMAT = 1  # of the folder
-MAX_LISTED = 5  # differences that an error names
+FORMAT = 1  # version of this layout
+MAX_LISTED = 5  # most differences that an error names
 
 
 class EvaluationFolder:
-    """A folder that holds one evaluation, finished or not.
+    """The results of one inference run, finished or not.
 
     Args:
-        path: made when the run begins.
+        path: created when the run begins.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,24 +46,24 @@ class EvaluationFolder:
         self._manifest = path / "manifest.json"
 
     def merged(self, annotator: int) -> Path:
-        """Where the object numbers of an annotator's sentences go."""
+        """Returns the folder of an annotator's merged object numbers."""
         return self.path / ANNOTATOR_FOLDERS[annotator]
 
-    # -- whose it is -------------------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps other programs out of the folder, which is made if absent.
+        """Creates the folder if needed and locks it against other programs.
 
         Raises:
-            UserError: if it cannot be written, or another evaluation is at work in it.
+            UserError: if it cannot be written, or another program works in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"--output_dir {self.path}: another evaluation is at work in it; wait for its end, or give another"
+                f"--output_dir {self.path}: another run writes to this folder; wait until it ends, or give another one"
             ) from None
         except OSError as error:
             raise UserError(
@@ -73,14 +73,14 @@ class EvaluationFolder:
             yield
 
     def begin(self, identity: dict[str, Any], overwrite: bool) -> None:
-        """Begins a run, or goes on with it.
+        """Starts a run, or continues it.
 
         Args:
-            identity: whatever the results depend on; JSON values.
-            overwrite: whether to remove the results of another run.
+            identity: everything that the masks depend on, as JSON values.
+            overwrite: remove the results of an earlier run.
 
         Raises:
-            UserError: if the folder holds results of another run, and shall keep them, or masks of unknown origin.
+            UserError: if the folder holds another run and ``overwrite`` is false, or masks without a manifest.
         """
         identity = json.loads(json.dumps({"format": FORMAT} | identity))
         earlier = self._earlier_identity()
@@ -88,10 +88,12 @@ class EvaluationFolder:
             if earlier is not None and not overwrite:
                 raise UserError(
                     f"--output_dir {self.path}: holds another run ({_differences(earlier, identity)}); give another "
-                    "folder, or --overwrite to remove that run"
+                    "folder, or add --overwrite to remove that run"
                 )
-            if earlier is None and self.annotations.exists():  # perhaps those of a dataset: never ours to remove
-                raise UserError(f"--output_dir {self.path}: holds Annotations of unknown origin; give another folder")
+            if earlier is None and self.annotations.exists():  # may be ground truth: never remove it
+                raise UserError(
+                    f"--output_dir {self.path}: holds Annotations but no manifest.json of a run; give another folder"
+                )
             self.clear()
             content = {"identity": identity, "command": sys.argv}
             write_text_whole(self._manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -100,7 +102,7 @@ class EvaluationFolder:
         self.release()
 
     def clear(self) -> None:
-        """Removes all results; the records first, so that an interruption leaves none without its masks."""
+        """Removes all results, records first: an interruption never leaves a record without its masks."""
         for folder in (self._units, self.annotations, *(self.path / name for name in ANNOTATOR_FOLDERS)):
             if folder.is_dir():
                 shutil.rmtree(folder)
@@ -108,7 +110,7 @@ class EvaluationFolder:
         self.release()
 
     def _earlier_identity(self) -> dict[str, Any] | None:
-        """None where no run is known; a damaged manifest equals none."""
+        """Returns None if there is no manifest, and {}, which equals no run, if it is damaged."""
         try:
             identity = json.loads(self._manifest.read_text(encoding="utf-8"))["identity"]
         except FileNotFoundError:
@@ -117,7 +119,7 @@ class EvaluationFolder:
             return {}
         return identity if isinstance(identity, dict) else {}
 
-    # -- which units are done ----------------------------------------------------------------------------------------
+    # -- finished expressions ----------------------------------------------------------------------------------------
 
     def write_unit(self, expression: Expression, score: Score | None) -> None:
         """Records that all masks of an expression are written."""
@@ -126,7 +128,7 @@ class EvaluationFolder:
         write_text_whole(file, json.dumps(None if score is None else asdict(score)) + "\n")
 
     def is_done(self, expression: Expression) -> bool:
-        """Whether it is recorded; a damaged record is none."""
+        """Whether an expression is recorded as done; a damaged record does not count."""
         try:
             self.read_unit(expression)
         except UserError:
@@ -134,10 +136,10 @@ class EvaluationFolder:
         return True
 
     def read_unit(self, expression: Expression) -> Score | None:
-        """The scores of an expression; None where there is no truth.
+        """Returns the scores of an expression, None if the split has no ground truth.
 
         Raises:
-            UserError: if there is no record, or it is damaged.
+            UserError: if the record is missing or damaged.
         """
         file = self._unit_file(expression)
         try:
@@ -145,20 +147,20 @@ class EvaluationFolder:
             return None if fields is None else Score(**fields)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{file}: missing or damaged ({error}); start again, and this unit is done once more. All processes "
-                "must see one --output_dir"
+                f"{file}: missing or damaged ({error}); run the same command again to redo this expression. All "
+                "processes must see the same --output_dir"
             ) from None
 
     def _unit_file(self, expression: Expression) -> Path:
         return self._units / expression.video / f"{expression.exp_id}.json"
 
-    # -- which videos are taken --------------------------------------------------------------------------------------
+    # -- sharing videos out ------------------------------------------------------------------------------------------
 
     def claim(self, video: str) -> bool:
-        """Takes a video for this process; false where another has it.
+        """Takes a video for this process; returns False if another process has it.
 
-        By making a file that must not exist: all processes share the folder anyway, so this needs neither a message
-        between them nor torch's private store, and a process that died holds nothing once ``release`` was called.
+        Creates a file that must not exist yet: all processes share the folder anyway, so they need no messages and not
+        torch's private store, and after ``release`` a dead process holds nothing.
         """
         self._claims.mkdir(exist_ok=True)
         try:
@@ -168,11 +170,11 @@ class EvaluationFolder:
         return True
 
     def claimed(self) -> set[str]:
-        """The videos that some process has taken."""
+        """Returns the videos that any process has taken."""
         return {file.name for file in self._claims.iterdir()} if self._claims.is_dir() else set()
 
     def release(self) -> None:
-        """Gives all videos back; to be called while no process takes any."""
+        """Gives all videos back. Call it while no process takes any."""
         shutil.rmtree(self._claims, ignore_errors=True)
 
 

@@ -1,4 +1,7 @@
-"""What there is to do in an evaluation: videos, the longest first, each in parts that do not change with the rest."""
+"""Lists the videos that are still to segment: longest first, in fixed prompt batches.
+
+The batches do not depend on what is done already, so a resumed run computes the same ones, with the same rounding.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,9 +20,9 @@ class Part:
     """Expressions of one video that are segmented, written and recorded together.
 
     Attributes:
-        captions: cleaned and distinct, in batches that run through the model together.
-        expressions: each with the place of its caption among those of all batches.
-        annotator: whose sentences these are, if they shall be merged; None otherwise.
+        captions: cleaned, distinct captions, in batches that run through the model together.
+        expressions: (expression, row) pairs; the row counts the captions over all batches.
+        annotator: Ref-DAVIS17: index of the annotator whose masks are merged; None for other datasets.
     """
 
     captions: tuple[tuple[str, ...], ...]
@@ -29,9 +32,13 @@ class Part:
 
 @dataclass(frozen=True)
 class VideoWork:
-    """The parts of one video that are not done yet."""
+    """The prompt groups of one video that are not done yet.
 
-    expression: Expression  # any one of them: it knows the frames
+    Attributes:
+        expression: any expression of the video; it names the frames.
+    """
+
+    expression: Expression
     parts: tuple[Part, ...]
 
     @property
@@ -40,24 +47,24 @@ class VideoWork:
 
     @property
     def num_masks(self) -> int:
-        """Frames that the model makes, counted over captions."""
+        """Number of masks that the model predicts: frames x captions."""
         return len(self.expression.frames) * sum(len(batch) for part in self.parts for batch in part.captions)
 
 
 def work_to_do(
     split: Split, prompt_batch: int, is_done: Callable[[Expression], bool], merge: bool = False
 ) -> list[VideoWork]:
-    """What is not done yet, the longest first: so that no process is left alone with it at the end.
+    """Lists the videos that are not done yet, longest first, so that no process is left with a long one at the end.
 
-    A part is done whole or not at all, and does not depend on what else is: its batches, and so the rounding of its
-    logits, are those of an evaluation that was never interrupted.
+    A prompt group is done as a whole or not at all.
 
     Args:
         prompt_batch: captions per batch.
-        merge: Ref-DAVIS17: a part is one annotator's sentences; otherwise it is one batch.
+        is_done: whether an expression is recorded as done.
+        merge: Ref-DAVIS17: a prompt group holds the expressions of one annotator; otherwise one batch.
 
     Raises:
-        UserError: if a sentence is empty, or ``merge`` meets an expression id that is no number.
+        UserError: if a caption is empty, or with ``merge`` an expression id is not a number.
     """
     split_video = _by_annotator if merge else _by_batch
     work = []
@@ -75,7 +82,7 @@ def work_to_do(
 
 
 def object_number(expression: Expression) -> int:
-    """Of Ref-DAVIS17, counted from 1."""
+    """Returns the object number of a Ref-DAVIS17 expression, counted from 1."""
     return int(expression.exp_id) // NUM_ANNOTATORS + 1
 
 
@@ -94,7 +101,10 @@ def _by_annotator(expressions: list[Expression], prompt_batch: int) -> Iterator[
                 f"{expression.video}; convert the dataset again: python -m datasets.convert davis"
             )
         if object_number(expression) > MAX_LABEL:
-            raise UserError(f"{expression.video}: more than {MAX_LABEL} objects, at expression {expression.exp_id}")
+            raise UserError(
+                f"{expression.video}: expression {expression.exp_id} names object {object_number(expression)}, but a palette "
+                f"PNG holds at most {MAX_LABEL}; correct the ids"
+            )
     for annotator in range(NUM_ANNOTATORS):
         own = sorted((one for one in expressions if int(one.exp_id) % NUM_ANNOTATORS == annotator), key=object_number)
         if own:
@@ -111,4 +121,4 @@ def _batches(captions: list[str], size: int) -> Iterable[tuple[str, ...]]:
 def _check_captions(split: Split, expressions: list[Expression]) -> None:
     for expression in expressions:
         if not clean_caption(expression.caption).strip():
-            raise UserError(f"{split.source}: the sentence of {'/'.join(expression.key)} is empty; correct the file")
+            raise UserError(f"{split.source}: the caption of {'/'.join(expression.key)} is empty; correct the file")

@@ -1,10 +1,9 @@
-"""What becomes of masks once the model is done with them: files, scores, records. Free of torch, for worker processes.
+"""Worker side: writes the PNGs, scores them, marks the expressions as done.
 
-For Ref-DAVIS17 the sentences of one annotator are also merged, one per object, as its published protocol has it: at
-each pixel the object of the highest probability, where that is not below the threshold.
-``anno_<a>/<video>/<frame>.png`` are palette images of it: 0 is none, ``int(exp_id) // 4 + 1`` the object. The DAVIS
-toolkit reads each ``anno_<a>`` as the results of one run; the mean over the four is the number. Probabilities need not
-be kept for that.
+For Ref-DAVIS17 the expressions of one annotator, one per object, are also merged, as its published protocol asks: each
+pixel gets the object of the highest probability, if that reaches the threshold. ``anno_<a>/<video>/<frame>.png`` are
+palette images of the result: 0 is background, ``int(exp_id) // 4 + 1`` the object. The DAVIS toolkit reads each
+``anno_<a>`` as the results of one run; the published score is the mean over the four.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from util.metrics import Score, score
 
 @dataclass(frozen=True)
 class Place:
-    """Where masks go, and where their truth comes from."""
+    """Where masks are written, and where their ground truth is read."""
 
     folder: EvaluationFolder
     split: Split
@@ -32,14 +31,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Segmented:
-    """Masks of some expressions of one video, packed to bits.
+    """Packed masks of one prompt group.
 
     Attributes:
-        expressions: whose masks they are, and of each its row in ``bits``: several may share a sentence.
-        bits: [B, T, ceil(H * W / 8)], see ``unpack_masks``.
-        size: (H, W) in pixels.
-        annotator: of Ref-DAVIS17, whose sentences these are; None elsewhere.
-        labels: [T, H, W] merged object numbers of that annotator; None elsewhere.
+        expressions: (expression, row in ``bits``) pairs; expressions with the same caption share a row.
+        bits: [B, T, ceil(H * W / 8)] packed masks, see ``unpack_masks``.
+        size: source size, (H, W) in pixels.
+        annotator: Ref-DAVIS17: index of the annotator; None for other datasets.
+        labels: Ref-DAVIS17: [T, H, W] merged object numbers of that annotator; None for other datasets.
     """
 
     expressions: tuple[tuple[Expression, int], ...]
@@ -50,12 +49,12 @@ class Segmented:
 
 
 def finish(place: Place, segmented: Segmented) -> None:
-    """Writes masks, scores them where there is a truth, and records each expression last: only then is it done.
+    """Writes masks, scores them where the split has ground truth, and records each expression last, as done.
 
     Raises:
-        UserError: if the masks cannot be written, or the truth is missing or damaged.
+        UserError: if the masks cannot be written, or the ground truth is missing or damaged.
     """
-    cv2.setNumThreads(1)  # there are several such processes
+    cv2.setNumThreads(1)  # several workers share the cores
     try:
         if segmented.annotator is not None and segmented.labels is not None:
             _write_merged(place.folder.merged(segmented.annotator), segmented.expressions[0][0], segmented.labels)
@@ -66,8 +65,8 @@ def finish(place: Place, segmented: Segmented) -> None:
         raise
     except OSError as error:
         raise UserError(
-            f"--output_dir {place.folder.path}: cannot be written ({error}); mend that and start again: what is done "
-            "stays"
+            f"--output_dir {place.folder.path}: cannot be written ({error}); solve that and run the same command "
+            "again: finished expressions are kept"
         ) from None
 
 

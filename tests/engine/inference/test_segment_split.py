@@ -224,7 +224,7 @@ def test_a_failure_to_write_names_the_place_and_what_is_done_stays(run, tmp_path
         blocked = folder.annotations / "b" / "1" / "00001.png"
         blocked.parent.mkdir(parents=True)
         blocked.symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"--output_dir .*out: cannot be written .*what is done stays"):
+    with pytest.raises(UserError, match=r"--output_dir .*out: cannot be written .*finished expressions are kept"):
         run(folder, prompt_batch=1)
     done = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.glob("units/*/*.json"))
     assert "units/b/0.json" in done  # it came before
@@ -297,7 +297,7 @@ def test_masks_of_unknown_origin_are_refused_and_never_removed(tmp_path, overwri
 
 
 def test_two_evaluations_cannot_share_a_folder_at_a_time(tmp_path):
-    with EvaluationFolder(tmp_path).alone(), pytest.raises(UserError, match="another evaluation is at work"):
+    with EvaluationFolder(tmp_path).alone(), pytest.raises(UserError, match="another run writes to this folder"):
         with EvaluationFolder(tmp_path).alone():
             pass
 
