@@ -102,8 +102,8 @@ def _by_annotator(expressions: list[Expression], prompt_batch: int) -> Iterator[
             )
         if object_number(expression) > MAX_LABEL:
             raise UserError(
-                f"{expression.video}: expression {expression.exp_id} names object {object_number(expression)}, but a palette "
-                f"PNG holds at most {MAX_LABEL}; correct the ids"
+                f"{expression.video}: expression {expression.exp_id} names object {object_number(expression)}, but a "
+                f"palette PNG holds at most {MAX_LABEL}; correct the ids"
             )
     for annotator in range(NUM_ANNOTATORS):
         own = sorted((one for one in expressions if int(one.exp_id) % NUM_ANNOTATORS == annotator), key=object_number)

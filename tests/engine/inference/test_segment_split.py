@@ -165,7 +165,7 @@ def test_the_longest_video_is_first_and_parts_do_not_depend_on_what_is_done():
 
 
 def test_an_empty_sentence_is_an_error_that_names_it():
-    with pytest.raises(UserError, match=r"fake.json: the sentence of v/1 is empty"):
+    with pytest.raises(UserError, match=r"fake.json: the caption of v/1 is empty"):
         work_to_do(Fake(expressions({"v": 1}, ["a", " "])), 2, lambda _: False)
 
 
@@ -273,7 +273,9 @@ def test_a_run_goes_on_in_its_own_folder_and_another_is_refused_by_what_differs(
     folder.write_unit(Expression("v", "0", "a", ("0",), ()), None)
     folder.begin(IDENTITY, overwrite=False)
     other = {"options": {"threshold": 0.6, "seed": 0}, "weights": {"vae": "x" * 64}}
-    with pytest.raises(UserError, match=r"options.threshold was 0.5, is 0.6\); give another folder, or --overwrite"):
+    with pytest.raises(
+        UserError, match=r"options.threshold was 0.5, is 0.6\); give another folder, or add --overwrite"
+    ):
         folder.begin(other, overwrite=False)
     assert folder.is_done(Expression("v", "0", "a", ("0",), ()))
     folder.begin(other, overwrite=True)
@@ -289,9 +291,9 @@ def test_a_damaged_manifest_is_no_run_of_ours(tmp_path, manifest):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_masks_of_unknown_origin_are_refused_and_never_removed(tmp_path, overwrite):
+def test_masks_without_a_manifest_are_refused_and_never_removed(tmp_path, overwrite):
     (tmp_path / "Annotations" / "v").mkdir(parents=True)
-    with pytest.raises(UserError, match="unknown origin"):
+    with pytest.raises(UserError, match="no manifest.json of a run"):
         EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
     assert (tmp_path / "Annotations" / "v").is_dir()
 
