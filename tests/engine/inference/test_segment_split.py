@@ -293,7 +293,7 @@ def test_a_damaged_manifest_is_no_run_of_ours(tmp_path, manifest):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_masks_without_a_manifest_are_refused_and_never_removed(tmp_path, overwrite):
     (tmp_path / "Annotations" / "v").mkdir(parents=True)
-    with pytest.raises(UserError, match="no manifest.json of a run"):
+    with pytest.raises(UserError, match=r"no manifest\.json of a run"):
         EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
     assert (tmp_path / "Annotations" / "v").is_dir()
 
