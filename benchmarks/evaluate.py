@@ -36,8 +36,8 @@ from tqdm import tqdm
 from datasets.readers.mevis import MeViS
 from datasets.toy import Sentence, Video, make_video, write_split
 from engine.captions import embed_once
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.segment_split import evaluate
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions, make_ready
 from models.flowrvs import FlowRVS
 from models.vae_layers import use_library_layers
@@ -141,12 +141,12 @@ def plain_boundary(mask: Masks) -> Masks:
 
 
 def our_evaluation(loaded: LoadedFlowRVS, split: MeViS, out: Path, prompt_batch: int, num_workers: int) -> None:
-    folder = EvaluationFolder(out)
+    folder = ResultsFolder(out)
     folder.path.mkdir()
     wanted = {expression.caption for expression in split.expressions}
     captions = embed_once(wanted, loaded, folder.captions, torch.device("cpu"), torch.float32)
     options = SegmentOptions(prompt_batch=prompt_batch)
-    evaluate(loaded.pipeline, split, captions, folder, options, PartialState(), num_workers=num_workers)
+    segment_split(loaded.pipeline, split, captions, folder, options, PartialState(), num_workers=num_workers)
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------

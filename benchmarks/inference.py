@@ -47,7 +47,7 @@ from diffusers.utils import logging as library_logging
 from PIL import Image
 from torch import Tensor
 
-import engine.demo
+import engine.demo.segment_video
 import models.flowrvs
 from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_rate, timed
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
@@ -60,6 +60,7 @@ from models.flow import sigma_schedule
 from models.flowrvs import FlowRVS
 from models.mask_vae import resize_logits
 from models.text import embed_captions
+from models.vae_layers import use_fast_layers
 from util.device import device_name, select_device, select_dtype
 from util.errors import TooLittleMemoryError, UserError, exit_on_user_error
 from util.memory import keep_freed_memory
@@ -162,6 +163,7 @@ def our_pipeline(row: Row, parts: Parts, size: Size) -> FlowRVS:
     pipeline = FlowRVS(
         parts.dit, parts.vae, parts.encoder, parts.tokenizer, box_height=size.clip[1], box_width=size.clip[2]
     )
+    use_fast_layers(parts.vae)
     make_ready(pipeline)
     row.change(pipeline)
     return pipeline
@@ -247,9 +249,9 @@ def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, float], di
         return resized
 
     with (
-        patch.object(engine.demo, "Stopwatch", Gauge),
+        patch.object(engine.demo.segment_video, "Stopwatch", Gauge),
         patch.object(models.flowrvs, "Stopwatch", Gauge),
-        patch.object(engine.demo, "resize_logits", timed_resize),
+        patch.object(engine.demo.segment_video, "resize_logits", timed_resize),
     ):
         yield Gauge(torch.device("cuda") if memory.is_cuda else None), seconds, peaks
 

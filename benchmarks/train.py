@@ -65,7 +65,7 @@ from models import mask_vae
 from models.flowrvs import FlowRVS
 from models.text import Captions, embed_captions
 from models.text_cache import CaptionCache
-from models.vae_layers import use_library_layers
+from models.vae_layers import use_fast_layers, use_library_layers
 from util.device import device_name, select_device
 from util.errors import UserError, exit_on_user_error
 from util.options import OptionParser, int_in
@@ -210,6 +210,7 @@ def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, fo
     if options.weights_dtype == "bf16":
         keep_bfloat16(parts.dit)
     pipeline = FlowRVS(parts.dit, parts.vae, None, None)
+    use_fast_layers(parts.vae)
     if row.library_vae:
         use_library_layers(parts.vae)
         for parameter in parts.vae.parameters():

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from engine.demo.vram import TILE
-from models import mask_vae, stages, vae_stream
-from models.dit_inference import NATIVE, compile_for_any_length, fuse_projections, stop_sharing
+from models import flowrvs, mask_vae, vae_stream
+from models.dit_inference import NATIVE, compile_for_any_length
 from models.flowrvs import FlowRVS
 from models.vae_layers import compile_layers, use_library_layers
 from models.vae_stream import decode_chunks, encode_chunks, set_tiling
@@ -73,7 +73,7 @@ def four_chunks(_pipeline: FlowRVS) -> None:
 
 
 def four_masks(_pipeline: FlowRVS) -> None:
-    stages.DECODED_PIXELS *= 4
+    flowrvs.DECODED_PIXELS *= 4
 
 
 @torch.no_grad()
@@ -97,11 +97,9 @@ def native(pipeline: FlowRVS) -> None:
 
 
 def unshared(pipeline: FlowRVS) -> None:
-    stop_sharing(pipeline.transformer)
-
-
-def fused(pipeline: FlowRVS) -> None:
-    fuse_projections(pipeline.transformer)
+    """Undoes ``share_first_attention``."""
+    pipeline.transformer.patch_embedding._forward_pre_hooks.clear()
+    pipeline.transformer.blocks[0].attn2._forward_pre_hooks.clear()
 
 
 def compiled(pipeline: FlowRVS) -> None:
@@ -164,7 +162,6 @@ ROWS = {
     "dit-one-prompt": Row("one prompt at a time", DIT, prompt_batch=1),
     "dit-unshared": Row("first self-attention for every prompt", DIT, unshared),
     "dit-native": Row("torch's attention", DIT, native, needs=CUDA),
-    "dit-fused": Row("fused projections", DIT, fused),
     "dit-compile": Row("compiled blocks", DIT, compiled),
     "dit-collapsed": Row("padding rows as one key with a bias", DIT, collapsed),
     "dit-2": Row("2 steps", DIT, prompt_batch=8, num_steps=2),

@@ -1,4 +1,4 @@
-"""Whether the parts of a ``FlowRVS`` belong together."""
+"""Checks that the networks of a ``FlowRVS`` fit each other, and the numbers of a call."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ from models import mask_vae
 from models.dit import has_injection
 from models.objectives import check_objective
 from util.errors import UserError
+from util.flags import HIGHEST_THRESHOLD, LOWEST_THRESHOLD
 
 
-def check_parts(pipeline: Any) -> None:
-    """Compares the configs of a ``FlowRVS`` and of its parts.
+def check_networks(pipeline: Any) -> None:
+    """Compares the configs of a ``FlowRVS`` and of its networks.
 
     Raises:
-        UserError: if the parts do not belong together, or an entry of a config is none.
+        UserError: if the networks do not fit each other, or an entry of a config is out of range.
     """
     dit, vae = pipeline.transformer.config, pipeline.vae.config
     check_objective(pipeline.config.objective, has_injection(pipeline.transformer))
@@ -41,3 +42,14 @@ def check_parts(pipeline: Any) -> None:
             raise UserError(
                 f"{name} must be a whole number from 1, got {pipeline.config[name]!r}; correct model_index.json"
             )
+
+
+def check_numbers(threshold: float, prompt_batch: int) -> None:
+    """Raises a ``ValueError`` if ``threshold`` or ``prompt_batch`` is out of range."""
+    if not LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD:
+        raise ValueError(
+            f"threshold must lie in [{LOWEST_THRESHOLD}, {HIGHEST_THRESHOLD}], got {threshold}: logits are clamped to "
+            "[-1, 1], so outside this range all pixels would be the same"
+        )
+    if prompt_batch < 1:
+        raise ValueError(f"prompt_batch must be at least 1, got {prompt_batch}")

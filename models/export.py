@@ -1,7 +1,7 @@
 """Exports of a training run: one folder that users load, or the original's weight file.
 
-    python -m models.weights export --run runs/mevis --out flowrvs-mevis --checkpoint best --vae_ckpt runs/mask_vae
-    python -m models.weights export --run runs/mevis --out dit.pth --format reference
+    python -m models.export --run runs/mevis --out flowrvs-mevis --checkpoint best --vae_ckpt runs/mask_vae
+    python -m models.export --run runs/mevis --out dit.pth --format reference
 
 A pipeline folder has all parts and a model card, and reloads with ``FlowRVS.from_pretrained`` or as ``--wan_path``.
 """
@@ -21,7 +21,7 @@ from util.flags import DEFAULT_WAN_PATH
 from util.options import OptionParser
 from util.run_folder import LATEST, TrainedWeights, find_trained
 
-PROGRAM = "python -m models.weights"
+PROGRAM = "python -m models.export"
 FORMATS = ("pipeline", "reference")
 REFERENCE_SUFFIX = ".pth"
 
@@ -154,7 +154,6 @@ def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = to
 
 def build_parser() -> OptionParser:
     parser = OptionParser(prog=PROGRAM, description="Write what a training run learnt for others to use.")
-    parser.add_argument("command", choices=("export",), help="what to do")
     parser.add_argument("--run", required=True, metavar="RUN", help="the --output_dir of main.py")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder; a new .pth file for the reference")
     parser.add_argument(
@@ -171,7 +170,7 @@ def build_parser() -> OptionParser:
 def main(arguments: list[str] | None = None) -> None:
     """The command; see the top of this file."""
     options = build_parser().parse_args(arguments)
-    with exit_on_user_error(f"{PROGRAM} export"):
+    with exit_on_user_error(PROGRAM):
         trained = find_trained(Path(options.run), options.checkpoint, options.weights == "ema")
         out, dtype = Path(options.out), DTYPES[options.dtype]
         if options.format == "pipeline":
@@ -229,3 +228,7 @@ def _scores(trained: TrainedWeights) -> str:
 def _without_folders(value: Any) -> Any:
     """Of an absolute path the last part: the folders of a machine mean nothing elsewhere, and may name its user."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+if __name__ == "__main__":
+    main()

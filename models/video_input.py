@@ -1,4 +1,4 @@
-"""Frames in any form a user has them, as the VAE takes them."""
+"""Converts frames, in any form that a user has them, to the tensor that the VAE takes."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ from models.mask_vae import padded_num_frames
 from util.errors import UserError
 from util.images import Frame, resize_frame
 
-Frames = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | Sequence[Frame]
+VideoFrames = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | Sequence[Frame]
 
 
-def as_pictures(frames: Frames) -> Tensor:
-    """Checks frames and brings them to one layout.
+def frames_to_tensor(frames: VideoFrames) -> Tensor:
+    """Checks frames and converts them to one layout.
 
     Args:
         frames: an array [T, H, W, 3] uint8, a tensor [T, 3, H, W] (uint8, or float in [-1, 1]), or a list of
-            PIL pictures or [H, W, 3] uint8 arrays; RGB, one size, T >= 1.
+            PIL images or [H, W, 3] uint8 arrays; RGB, one size, T >= 1.
 
     Returns:
         [T, 3, H, W], uint8 or float in [-1, 1].
@@ -30,31 +30,31 @@ def as_pictures(frames: Frames) -> Tensor:
         UserError: for anything else.
     """
     if len(frames) == 0:
-        raise UserError("frames must hold at least one picture, got none")
+        raise UserError("frames must hold at least one frame, got none")
     if isinstance(frames, Tensor):
         return _checked_tensor(frames)
     array = _checked_array(frames if isinstance(frames, np.ndarray) else _stack(frames))
     return rearrange(torch.from_numpy(np.ascontiguousarray(array)), "t h w c -> t c h w")
 
 
-def as_video(pictures: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Fits and pads pictures for the VAE.
+def as_video(video: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Resizes and pads frames for the VAE.
 
     Args:
-        pictures: [T, 3, H, W] from ``as_pictures``.
+        video: [T, 3, H, W] from ``frames_to_tensor``.
         size: (h, w) in pixels; the resize is done on 8 bits by an antialiased bilinear filter.
 
     Returns:
         [1, 3, T', h, w] float32 in [-1, 1] on ``device``; T' = 4n + 1, the last frame repeated.
     """
-    if pictures.shape[-2:] != torch.Size(size):
-        array = rearrange(_to_bytes(pictures), "t c h w -> t h w c").cpu().numpy()
+    if video.shape[-2:] != torch.Size(size):
+        array = rearrange(_to_bytes(video), "t c h w -> t h w c").cpu().numpy()
         array = np.stack([resize_frame(frame, *size) for frame in array])
-        pictures = rearrange(torch.from_numpy(array), "t h w c -> t c h w")
-    padding = padded_num_frames(len(pictures)) - len(pictures)
-    pictures = torch.cat([pictures, pictures[-1:].expand(padding, -1, -1, -1)]).to(device)
+        video = rearrange(torch.from_numpy(array), "t h w c -> t c h w")
+    padding = padded_num_frames(len(video)) - len(video)
+    video = torch.cat([video, video[-1:].expand(padding, -1, -1, -1)]).to(device)
     # In place: of the whole video, each further copy would be 5 MB a frame.
-    values = pictures.float().div_(127.5).sub_(1) if pictures.dtype == torch.uint8 else pictures.float()
+    values = video.float().div_(127.5).sub_(1) if video.dtype == torch.uint8 else video.float()
     return rearrange(values, "t c h w -> 1 c t h w")
 
 
@@ -75,16 +75,14 @@ def _checked_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stack(frames: Sequence[Image.Image] | Sequence[Frame]) -> NDArray[np.uint8]:
-    pictures = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
-    for index, picture in enumerate(pictures):
-        if picture.shape != pictures[0].shape:
-            raise UserError(
-                f"frames must share one size, got {picture.shape} at index {index} after {pictures[0].shape}"
-            )
-    return np.stack(pictures)
+    video = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
+    for index, frame in enumerate(video):
+        if frame.shape != video[0].shape:
+            raise UserError(f"frames must share one size, got {frame.shape} at index {index} after {video[0].shape}")
+    return np.stack(video)
 
 
-def _to_bytes(pictures: Tensor) -> Tensor:
-    if pictures.dtype == torch.uint8:
-        return pictures
-    return ((pictures.float() + 1) * 127.5).round().to(torch.uint8)
+def _to_bytes(video: Tensor) -> Tensor:
+    if video.dtype == torch.uint8:
+        return video
+    return ((video.float() + 1) * 127.5).round().to(torch.uint8)

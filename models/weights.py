@@ -4,10 +4,12 @@ A Wan2.1-T2V-*-Diffusers folder gives the parts; ``dit_ckpt`` and ``vae_ckpt`` r
 VAE. They are files of the original (``.pth``: the released form, or its trainer's with an averaged list),
 safetensors, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
 
-    python -m models.weights export --help    writes what a run trained for others to use
+``python -m models.export`` writes the weights of a run for others to use.
 """
 
 import logging
+import runpy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from models import dit, mask_vae
 from models.flowrvs import FlowRVS
 from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
+from models.vae_layers import use_fast_layers
 from util.errors import MissingFileError, UserError
 from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
@@ -36,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 PIPELINE_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
-WEIGHT_FILES = (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)  # one of them is in a saved network
 VAE_PREFIX = "vae."  # the original saves its VAE inside a wrapper of that name
 MAX_LISTED_KEYS = 20  # per kind; a checkpoint of another model misfits in hundreds
 
@@ -98,6 +100,7 @@ def load_flowrvs(
     own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
     if dit_ckpt is not None:  # its own config says so, or it is the method
         own_entries["objective"] = objective or FLOW
+    use_fast_layers(vae)
     pipeline = FlowRVS(transformer, vae, text_encoder, tokenizer, **own_entries)
     files = {
         "transformer": dit_weights.files,
@@ -302,6 +305,7 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
 
 
 if __name__ == "__main__":
-    from models.export import main  # it imports this module by its own name; of the copy here nothing else runs
-
-    main()
+    # The command of earlier versions, ``python -m models.weights export``.
+    sys.argv = [sys.argv[0], *sys.argv[2:]] if sys.argv[1:2] == ["export"] else sys.argv
+    print("python -m models.weights export is now python -m models.export", file=sys.stderr)
+    runpy.run_module("models.export", run_name="__main__", alter_sys=True)

@@ -150,19 +150,20 @@ class Blend:
         return logits[:, :num_finished]
 
 
-def join(logits: Iterable[Tensor], spans: list[tuple[int, int]], blend: Blend) -> Tensor:
-    """[P, T, h, w] of a whole video from each window's; a single window's come back as they are."""
+def join(parts: Iterable[tuple[int, Tensor]], num_frames: int) -> Tensor:
+    """Joins finished logits to [P, num_frames, h, w].
+
+    Args:
+        parts: (first frame, [P, N, h, w]) in order; one that holds all frames is returned without a copy.
+    """
     joined = None
-    for (start, _), part in zip(spans, logits, strict=True):
-        if len(spans) == 1:
-            return part
+    for start, logits in parts:
+        if logits.shape[1] == num_frames:
+            return logits
         if joined is None:
-            joined = part.new_empty(part.shape[0], spans[-1][1], *part.shape[2:])
-        first = blend.joint.num_finished if blend.joint else 0
-        finished = blend.add(start, part)
-        joined[:, first : first + finished.shape[1]] = finished
-    assert joined is not None and blend.joint is not None, "there is no video without a window"
-    joined[:, blend.joint.num_finished :] = blend.joint.tail
+            joined = logits.new_empty(logits.shape[0], num_frames, *logits.shape[2:])
+        joined[:, start : start + logits.shape[1]] = logits
+    assert joined is not None, "a video has at least one window"
     return joined
 
 

@@ -1,7 +1,7 @@
-"""A video and sentences to masks, an overlay video and a record of the run.
+"""Segments a video for prompts and writes masks, an overlay video and the facts for the record.
 
-The frames are read twice: fitted to the model's size first, window by window; then at source size, one at a time, for
-the overlays over the masks that are on disk by then. So memory does not grow with the length of the video.
+The frames are read twice: first at model size, window by window, to predict masks; then at source size, one at a time,
+to draw the masks on them. So memory does not grow with the length of the video.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from engine.demo.result_folder import RECORD, PartialResult, Progress
 from engine.segment_options import SegmentOptions
-from models.flowrvs import FinishedFrames, FlowRVS
+from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
+from models.output import FinishedFrames
 from models.text import clean_captions
 from util.hashes import sha256_of
 from util.images import Frame, resize_frame
@@ -37,8 +38,8 @@ from util.workers import MAX_PENDING, num_cores, ordered_map
 
 logger = logging.getLogger(__name__)
 
-NUM_THREADS = min(MAX_PENDING, num_cores())  # that draw or write: each holds frames at the size of the source
-LOW_AGREEMENT = 0.5  # of two windows on the frames they share: below it they may follow different objects
+NUM_THREADS = min(MAX_PENDING, num_cores())  # draw or write; each holds frames at source size
+LOW_AGREEMENT = 0.5  # IoU of two windows on shared frames; below it they may follow different objects
 
 
 def segment_video(
@@ -51,14 +52,14 @@ def segment_video(
     *,
     save_overlays: bool = False,
 ) -> dict[str, Any]:
-    """Segments a video and writes its masks and overlay video; goes on where ``result`` has progress.
+    """Segments a video and writes its masks and overlay video; continues from the progress in ``result``.
 
     Args:
         embeddings: [D, L, width] of the distinct captions of ``prompts``, in order.
-        save_overlays: write each overlay as a picture too, into ``overlay/``.
+        save_overlays: also write each overlay frame as an image into ``overlay/``.
 
     Returns:
-        Facts for the record: prompts, colours, sizes, options, windows, mask area in pixels and seconds per stage.
+        Facts for the record: prompts, colours, sizes, options, windows, mask areas in pixels, seconds per stage.
     """
     captions = clean_captions(prompts)
     distinct = list(dict.fromkeys(captions))
@@ -101,7 +102,11 @@ def _write_masks(
     result: PartialResult,
     options: SegmentOptions,
 ) -> Progress:
-    """Masks of each window as soon as it is done, ``masks/<prompt>/<frame>.png``; its caption is ``rows[prompt]``."""
+    """Writes the masks of each window as soon as it is done, ``masks/<prompt>/<frame>.png``.
+
+    Args:
+        rows: for each prompt the row of its caption in ``embeddings``.
+    """
     progress = result.load()
     after = progress.joint if progress else None
     frames = _FittedFrames(pipeline, source, options, after.start if after else 0)
@@ -115,10 +120,11 @@ def _write_masks(
     pipeline.set_progress_bar_config(leave=options.window == 0)
     num_done = after.num_finished if after else 0
     with tqdm(desc="segment video", total=source.num_frames, initial=num_done, unit="frame") as bar:
-        for finished in pipeline.segment_stream(frames, embeddings, after=after, **asdict(options)):
+        stream = pipeline.segment_stream(frames, embeddings, after=after, stopwatch=frames.stopwatch, **asdict(options))
+        for finished in stream:
             if progress is None:
                 progress = Progress(finished.joint, [], [], frames.size, frames.model_size)
-            return_freed_memory()  # the model's, before the threads that write fill memory; below theirs
+            return_freed_memory()  # that of the networks, before the writing threads need some
             with frames.stopwatch.stage("write"):
                 _write_finished(finished, folders, rows, source, to_masks)
             if finished.joint.stop > (progress.spans[-1][1] if progress.spans else 0):
@@ -126,7 +132,7 @@ def _write_masks(
                 if finished.agreement is not None:
                     progress.agreements.append(finished.agreement.tolist())
             progress.joint = finished.joint
-            _add_seconds(progress.seconds, finished.seconds, frames.stopwatch)
+            _move_seconds(frames.stopwatch, progress.seconds)
             result.save(progress)
             return_freed_memory()
             bar.update(finished.logits.shape[1])
@@ -134,8 +140,8 @@ def _write_masks(
     return progress
 
 
-def _add_seconds(total: dict[str, float], stages: dict[str, float], stopwatch: Stopwatch) -> None:
-    for name, seconds in (*stages.items(), *stopwatch.seconds.items()):
+def _move_seconds(stopwatch: Stopwatch, total: dict[str, float]) -> None:
+    for name, seconds in stopwatch.seconds.items():
         total[name] = total.get(name, 0.0) + seconds
     stopwatch.seconds.clear()
 
@@ -157,14 +163,16 @@ def _write_finished(
 
 
 class _FittedFrames:
-    """The frames of a source from one on, at the model's size; ``size`` and ``model_size`` are known after the first.
+    """The frames of a source from index ``first`` on, at model size; refuses a too long video before it fills memory.
 
-    Where the whole video is one window, one that is too long is refused before it fills the memory.
+    Attributes:
+        size, model_size: source size and model size, (H, W) in pixels; known after the first frame.
+        stopwatch: collects the seconds of each stage.
     """
 
     def __init__(self, pipeline: FlowRVS, source: FrameSource, options: SegmentOptions, first: int) -> None:
         self.pipeline, self.source, self.options, self.first = pipeline, source, options, first
-        self.stopwatch = Stopwatch()
+        self.stopwatch = Stopwatch(pipeline.device)
         self.size = self.model_size = (0, 0)
         self._check_length(source.num_frames or 1)
 
@@ -179,7 +187,7 @@ class _FittedFrames:
             yield frame
 
     def _fit(self, frame: Frame) -> Frame:
-        self.size = (frame.shape[0], frame.shape[1])  # a FrameSource gives frames of one size
+        self.size = (frame.shape[0], frame.shape[1])  # all frames of a FrameSource have one size
         self.model_size = self.pipeline.fitted_size(*self.size, self.options.box_height, self.options.box_width)
         return resize_frame(frame, *self.model_size)
 
@@ -191,11 +199,11 @@ class _FittedFrames:
 def _draw(
     folder: Path, source: FrameSource, num_prompts: int, legend: Legend, progress: Progress, save_overlays: bool
 ) -> list[list[int]]:
-    """The overlay video from the masks on disk, perhaps pictures too; mask areas in pixels, per prompt and frame."""
+    """Writes the overlay video, and its images if asked; returns the mask areas in pixels, per prompt and frame."""
     if save_overlays:
         (folder / "overlay").mkdir(exist_ok=True)
 
-    def finish(numbered: tuple[int, Frame]) -> tuple[Frame, list[int]]:
+    def draw(numbered: tuple[int, Frame]) -> tuple[Frame, list[int]]:
         index, frame = numbered
         name = source.frame_name(index)
         masks = np.stack(
@@ -209,7 +217,7 @@ def _draw(
 
     areas: list[list[int]] = []
     with VideoWriter(folder / "result.mp4", source.fps) as video:
-        finished = ordered_map(finish, enumerate(source), NUM_THREADS)
+        finished = ordered_map(draw, enumerate(source), NUM_THREADS)
         for overlay, frame_areas in tqdm(finished, desc="draw overlays", total=progress.joint.stop, unit="frame"):
             video.write(overlay)
             areas.append(frame_areas)
@@ -233,17 +241,23 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Hashes weight files on a thread beside the block, which may call for ``{part: {"files", "sha256"}}``.
+    """Hashes weight files on a thread while the block runs; yields a function that returns the hashes.
 
     The text encoder alone is 11 GB: a block that fails does not wait for its hash.
+
+    Args:
+        files: the weight files of each network, by its name.
+
+    Yields:
+        A function that waits for, and returns, ``{network: {"files": [...], "sha256": ...}}``.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        digests = {part: pool.submit(sha256_of, paths, stop) for part, paths in files.items()}
+        digests = {network: pool.submit(sha256_of, paths, stop) for network, paths in files.items()}
         try:
             yield lambda: {
-                part: {"files": [str(path) for path in files[part]], "sha256": digest.result()}
-                for part, digest in digests.items()
+                network: {"files": [str(path) for path in files[network]], "sha256": digest.result()}
+                for network, digest in digests.items()
             }
         finally:
             stop.set()

@@ -30,7 +30,7 @@ FORMAT = 1  # version of this layout
 MAX_LISTED = 5  # most differences that an error names
 
 
-class EvaluationFolder:
+class ResultsFolder:
     """The results of one inference run, finished or not.
 
     Args:

@@ -12,8 +12,8 @@ from accelerate import PartialState
 from datasets.split import Split, choose_videos
 from engine.captions import embed_once
 from engine.identity import model_identity
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.segment_split import evaluate
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions, make_ready
 from models.weights import LoadedFlowRVS, load_flowrvs
 from util.device import select_device, select_dtype
@@ -46,7 +46,7 @@ def run_inference(
     choose_videos(split, options.limit, options.videos)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype, text=False)
     how = SegmentOptions.from_flags(options)
-    folder = EvaluationFolder(Path(options.output_dir))
+    folder = ResultsFolder(Path(options.output_dir))
     with folder.alone() if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
             identity = run_identity(name, split, loaded, options.weights, how)
@@ -60,7 +60,7 @@ def run_inference(
         workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
         pipeline = loaded.pipeline.to(device)
         make_ready(pipeline, options.compile)
-        metrics = evaluate(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
+        metrics = segment_split(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
     if state.is_main_process:
         _report(folder, metrics)
         if remark:
@@ -83,7 +83,7 @@ def run_identity(
     } | model_identity(loaded, weights)
 
 
-def _report(folder: EvaluationFolder, metrics: dict[str, Any] | None) -> None:
+def _report(folder: ResultsFolder, metrics: dict[str, Any] | None) -> None:
     for kind, means in {**metrics.get("kinds", {}), "all": metrics}.items() if metrics else ():
         print(f"{kind:10s} J {means['J']:.4f}  F {means['F']:.4f}  J&F {means['J&F']:.4f}")
     print(f"Wrote {folder.annotations}" + (f" and {folder.path}/metrics.json" if metrics else ""))

@@ -16,55 +16,56 @@ from tqdm import tqdm
 
 from datasets.split import Split
 from engine.inference.read_ahead import LoadedVideo, load_videos
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.workload import Part, VideoWork, object_number, work_to_do
-from engine.inference.write_and_score import Place, Segmented, finish
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.workload import PromptGroup, VideoWork, list_workload, object_number
+from engine.inference.write_and_score import Destination, SegmentedGroup, write_and_score
 from engine.scoring.summary import summarise
 from engine.segment_options import SegmentOptions
 from models.flowrvs import FlowRVS
-from models.mask_vae import logit_threshold, resize_logits
+from models.mask_vae import resize_logits
+from models.output import pack_masks
 from models.text import Captions
 from util.files import write_text_whole
 from util.workers import WorkerPool
 
 
-def evaluate(
+def segment_split(
     pipeline: FlowRVS,
     split: Split,
     captions: Captions,
-    folder: EvaluationFolder,
+    folder: ResultsFolder,
     options: SegmentOptions,
     state: PartialState,
     *,
     num_workers: int = 1,
     merge: bool = False,
 ) -> dict[str, Any] | None:
-    """Segments what is not done yet of a split, then sums up what is recorded of all of it.
+    """Segments the expressions of a split that are not done yet, then summarises the records of all.
 
     Args:
-        captions: of every expression of the split.
-        folder: has begun; one that all processes see.
-        state: which process this is, and of how many.
-        num_workers: processes that write and score, for each process that segments.
-        merge: for Ref-DAVIS17, whether to merge the objects of each annotator, see ``write_and_score.py``.
+        captions: embeddings of every caption of the split.
+        folder: a folder that has begun, and that all processes see.
+        state: the rank of this process, and their number.
+        num_workers: workers per process that write and score.
+        merge: merge the objects of each annotator of Ref-DAVIS17, see ``write_and_score.py``.
 
     Returns:
-        The metrics, also in ``metrics.json``, on the main process of a split with masks; else None.
+        The metrics, also written to ``metrics.json``; None on other than the main process, and without ground truth.
 
     Raises:
-        UserError: if frames, sentences or masks cannot be read, or results not written.
+        UserError: if frames, captions or masks cannot be read, or results cannot be written.
     """
     pipeline.set_progress_bar_config(disable=True)
-    todo = work_to_do(split, options.prompt_batch, folder.is_done, merge)
+    todo = list_workload(split, options.prompt_batch, folder.is_done, merge)
     with (
-        WorkerPool(finish, Place(folder, split), num_workers) as pool,
-        _Progress(todo, folder, state) as progress,
+        WorkerPool(write_and_score, Destination(folder, split), num_workers) as pool,
+        _SharedVideos(todo, folder, state) as shared,
     ):
-        for video in load_videos(split, progress.taken(), lambda *size: _fitted_size(pipeline, options, *size)):
-            for segmented in segment_video(pipeline, video, captions, options):
+        for video in load_videos(split, shared.take(), lambda *size: _fitted_size(pipeline, options, *size)):
+            for segmented in segment_groups(pipeline, video, captions, options):
                 pool.submit(segmented)
-                progress.advance(len(segmented.bits) * len(video.frames))
-            del video  # while the next one is waited for, this one's memory is free
+                shared.advance(len(segmented.packed) * len(video.frames))
+            del video  # frees its memory before the next one is waited for
     state.wait_for_everyone()
     if not state.is_main_process:
         return None
@@ -78,14 +79,14 @@ def evaluate(
 
 
 @torch.no_grad()
-def segment_video(
+def segment_groups(
     pipeline: FlowRVS, video: LoadedVideo, captions: Captions, options: SegmentOptions
-) -> Iterator[Segmented]:
-    """Segments the parts of one video, which is encoded once for all of them."""
-    parts = video.work.parts
+) -> Iterator[SegmentedGroup]:
+    """Segments the prompt groups of one video, which is encoded once for all of them."""
+    groups = video.work.groups
     batches = pipeline.segment_batches(
         video.frames,
-        (captions.lookup(list(batch)) for part in parts for batch in part.captions),
+        (captions.lookup(list(batch)) for group in groups for batch in group.captions),
         num_steps=options.num_steps,
         box_height=options.box_height,
         box_width=options.box_width,
@@ -93,28 +94,28 @@ def segment_video(
         window=options.window,
         overlap=options.overlap,
     )
-    for part in parts:
-        logits = [next(batches) for _ in part.captions]  # each [B, T, h, w]
-        yield _packed(part, logits[0] if len(logits) == 1 else torch.cat(logits), video.size, options.threshold)
+    for group in groups:
+        logits = [next(batches) for _ in group.captions]  # each [B, T, h, w]
+        yield _pack_group(group, logits[0] if len(logits) == 1 else torch.cat(logits), video.size, options.threshold)
 
 
-def _packed(part: Part, logits: Tensor, size: tuple[int, int], threshold: float) -> Segmented:
+def _pack_group(group: PromptGroup, logits: Tensor, size: tuple[int, int], threshold: float) -> SegmentedGroup:
     labels = None
-    if part.annotator is not None:
-        numbers = [object_number(expression) for expression, _ in part.expressions]
+    if group.annotator is not None:
+        numbers = [object_number(expression) for expression, _ in group.expressions]
         labels = merge_objects(logits, numbers, size, threshold).cpu().numpy()
-    bits = pack_masks(logits, size, threshold).cpu().numpy()
-    return Segmented(part.expressions, bits, size, part.annotator, labels)
+    packed = pack_masks(logits, size, threshold).cpu().numpy()
+    return SegmentedGroup(group.expressions, packed, size, group.annotator, labels)
 
 
 def _fitted_size(pipeline: FlowRVS, options: SegmentOptions, height: int, width: int) -> tuple[int, int]:
     return pipeline.fitted_size(height, width, options.box_height, options.box_width)
 
 
-class _Progress:
-    """Hands out videos, and shows on the main process how many masks were made: by all, once there are several."""
+class _SharedVideos:
+    """Takes videos for this process; the main process shows how many masks all processes have made."""
 
-    def __init__(self, todo: list[VideoWork], folder: EvaluationFolder, state: PartialState) -> None:
+    def __init__(self, todo: list[VideoWork], folder: ResultsFolder, state: PartialState) -> None:
         self.todo, self.folder = todo, folder
         self.is_shared = state.num_processes > 1
         self.mine: set[str] = set()
@@ -122,8 +123,8 @@ class _Progress:
         total = sum(work.num_masks for work in todo)
         self.bar = tqdm(total=total, desc="segment videos", unit="mask", disable=not state.is_main_process)
 
-    def taken(self) -> Iterator[VideoWork]:
-        """Those videos that no other process has taken, one as soon as it is asked for."""
+    def take(self) -> Iterator[VideoWork]:
+        """Yields the videos that no other process has taken; takes each as it is asked for."""
         for work in self.todo:
             if not self.is_shared or self.folder.claim(work.video):
                 self.mine.add(work.video)
@@ -131,63 +132,38 @@ class _Progress:
 
     def advance(self, num_masks: int) -> None:
         self.done += num_masks
-        # What others took counts as done: nobody sends messages, and it soon is.
+        # Videos of other processes count as done once taken: processes exchange no messages.
         others = self.folder.claimed() - self.mine if self.is_shared and not self.bar.disable else set()
         self.bar.update(self.done + sum(work.num_masks for work in self.todo if work.video in others) - self.bar.n)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_SharedVideos":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
 
-def pack_masks(logits: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
-    """Masks at source size, eight pixels a byte: what leaves the device is a 32nd of the logits.
-
-    Args:
-        logits: [B, T, h, w] as the model gives them.
-        size: (H, W) in pixels.
-        threshold: foreground where the sigmoid exceeds it.
-
-    Returns:
-        [B, T, ceil(H * W / 8)] uint8 on the same device, see ``util.bitmasks.unpack_masks``.
-    """
-    cut = logit_threshold(threshold)
-    frames = [_pack_bits((resize_logits(frame, size) > cut).flatten(1)) for frame in logits.unbind(dim=1)]
-    return torch.stack(frames, dim=1)
-
-
 def merge_objects(logits: Tensor, numbers: list[int], size: tuple[int, int], threshold: float) -> Tensor:
-    """One object number a pixel: of the highest probability, the first of equals; 0 where all are below ``threshold``.
+    """Merges objects: each pixel gets the object of the highest probability, 0 where all are below ``threshold``.
+
+    Of equal probabilities the first object's wins.
 
     Args:
-        logits: [N, T, h, w], one object each.
-        numbers: of the objects, 1 to 255.
+        logits: [N, T, h, w], one row per object.
+        numbers: object numbers, 1 to 255.
         size: (H, W) in pixels.
 
     Returns:
         [T, H, W] uint8 on the same device.
 
-    Source: the Ref-DAVIS17 protocol of ReferFormer, whose background of 0.1 any kept probability exceeds.
+    Source: the Ref-DAVIS17 protocol of ReferFormer, whose background probability of 0.1 lies below every threshold.
     """
     labels = torch.zeros(logits.shape[1], *size, dtype=torch.uint8, device=logits.device)
     for frame, merged in zip(logits.unbind(dim=1), labels, strict=True):
         highest = torch.zeros(size, device=logits.device)
-        # Probabilities, not logits: those that round to the same are equal. No argmax: it may take any of equals.
+        # Probabilities, not logits: different logits may round to equal probabilities. argmax may take any of equals.
         for number, probability in zip(numbers, resize_logits(frame, size).sigmoid(), strict=True):
             is_higher = (probability >= threshold) & (probability > highest)
             merged.masked_fill_(is_higher, number)
             highest = torch.where(is_higher, probability, highest)
     return labels
-
-
-def _pack_bits(pixels: Tensor) -> Tensor:
-    """[B, N] bool to [B, ceil(N / 8)] uint8, the first pixel in the highest bit, zeros after the last."""
-    missing = -pixels.shape[1] % 8
-    eights = torch.nn.functional.pad(pixels.view(torch.uint8), (0, missing)).unflatten(1, (-1, 8))  # [B, N / 8, 8]
-    packed = eights[..., 0].clone()
-    for place in range(1, 8):
-        packed <<= 1
-        packed |= eights[..., place]
-    return packed

@@ -16,7 +16,7 @@ MAX_LABEL = 255
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptGroup:
     """Expressions of one video that are segmented, written and recorded together.
 
     Attributes:
@@ -39,7 +39,7 @@ class VideoWork:
     """
 
     expression: Expression
-    parts: tuple[Part, ...]
+    groups: tuple[PromptGroup, ...]
 
     @property
     def video(self) -> str:
@@ -48,10 +48,10 @@ class VideoWork:
     @property
     def num_masks(self) -> int:
         """Number of masks that the model predicts: frames x captions."""
-        return len(self.expression.frames) * sum(len(batch) for part in self.parts for batch in part.captions)
+        return len(self.expression.frames) * sum(len(batch) for group in self.groups for batch in group.captions)
 
 
-def work_to_do(
+def list_workload(
     split: Split, prompt_batch: int, is_done: Callable[[Expression], bool], merge: bool = False
 ) -> list[VideoWork]:
     """Lists the videos that are not done yet, longest first, so that no process is left with a long one at the end.
@@ -66,18 +66,18 @@ def work_to_do(
     Raises:
         UserError: if a caption is empty, or with ``merge`` an expression id is not a number.
     """
-    split_video = _by_annotator if merge else _by_batch
+    group_video = _group_by_annotator if merge else _group_by_batch
     work = []
-    for _, group in groupby(split.expressions, key=lambda expression: expression.video):
-        expressions = list(group)
+    for _, expressions_of_video in groupby(split.expressions, key=lambda expression: expression.video):
+        expressions = list(expressions_of_video)
         _check_captions(split, expressions)
-        parts = tuple(
-            part
-            for part in split_video(expressions, prompt_batch)
-            if not all(is_done(expression) for expression, _ in part.expressions)
+        groups = tuple(
+            group
+            for group in group_video(expressions, prompt_batch)
+            if not all(is_done(expression) for expression, _ in group.expressions)
         )
-        if parts:
-            work.append(VideoWork(expressions[0], parts))
+        if groups:
+            work.append(VideoWork(expressions[0], groups))
     return sorted(work, key=lambda video: -video.num_masks)
 
 
@@ -86,14 +86,14 @@ def object_number(expression: Expression) -> int:
     return int(expression.exp_id) // NUM_ANNOTATORS + 1
 
 
-def _by_batch(expressions: list[Expression], prompt_batch: int) -> Iterator[Part]:
+def _group_by_batch(expressions: list[Expression], prompt_batch: int) -> Iterator[PromptGroup]:
     captions = list(dict.fromkeys(clean_caption(expression.caption) for expression in expressions))
     for batch in _batches(captions, prompt_batch):
         members = [expression for expression in expressions if clean_caption(expression.caption) in batch]
-        yield Part((batch,), tuple((one, batch.index(clean_caption(one.caption))) for one in members))
+        yield PromptGroup((batch,), tuple((one, batch.index(clean_caption(one.caption))) for one in members))
 
 
-def _by_annotator(expressions: list[Expression], prompt_batch: int) -> Iterator[Part]:
+def _group_by_annotator(expressions: list[Expression], prompt_batch: int) -> Iterator[PromptGroup]:
     for expression in expressions:
         if not (expression.exp_id.isascii() and expression.exp_id.isdecimal()):
             raise UserError(
@@ -109,7 +109,7 @@ def _by_annotator(expressions: list[Expression], prompt_batch: int) -> Iterator[
         own = sorted((one for one in expressions if int(one.exp_id) % NUM_ANNOTATORS == annotator), key=object_number)
         if own:
             captions = [clean_caption(expression.caption) for expression in own]
-            yield Part(
+            yield PromptGroup(
                 tuple(_batches(captions, prompt_batch)), tuple((one, row) for row, one in enumerate(own)), annotator
             )
 

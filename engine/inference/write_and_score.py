@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.split import Expression, Split
-from engine.inference.results_folder import EvaluationFolder
+from engine.inference.results_folder import ResultsFolder
 from util.bitmasks import unpack_masks
 from util.errors import UserError
 from util.mask_files import write_labels, write_mask
@@ -22,33 +22,33 @@ from util.metrics import Score, score
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where masks are written, and where their ground truth is read."""
 
-    folder: EvaluationFolder
+    folder: ResultsFolder
     split: Split
 
 
 @dataclass(frozen=True)
-class Segmented:
+class SegmentedGroup:
     """Packed masks of one prompt group.
 
     Attributes:
-        expressions: (expression, row in ``bits``) pairs; expressions with the same caption share a row.
-        bits: [B, T, ceil(H * W / 8)] packed masks, see ``unpack_masks``.
+        expressions: (expression, row in ``packed``) pairs; expressions with the same caption share a row.
+        packed: [B, T, ceil(H * W / 8)] packed masks, see ``unpack_masks``.
         size: source size, (H, W) in pixels.
         annotator: Ref-DAVIS17: index of the annotator; None for other datasets.
         labels: Ref-DAVIS17: [T, H, W] merged object numbers of that annotator; None for other datasets.
     """
 
     expressions: tuple[tuple[Expression, int], ...]
-    bits: NDArray[np.uint8]
+    packed: NDArray[np.uint8]
     size: tuple[int, int]
     annotator: int | None = None
     labels: NDArray[np.uint8] | None = None
 
 
-def finish(place: Place, segmented: Segmented) -> None:
+def write_and_score(destination: Destination, segmented: SegmentedGroup) -> None:
     """Writes masks, scores them where the split has ground truth, and records each expression last, as done.
 
     Raises:
@@ -57,33 +57,37 @@ def finish(place: Place, segmented: Segmented) -> None:
     cv2.setNumThreads(1)  # several workers share the cores
     try:
         if segmented.annotator is not None and segmented.labels is not None:
-            _write_merged(place.folder.merged(segmented.annotator), segmented.expressions[0][0], segmented.labels)
-        scores = [_finish_unit(place, expression, segmented, row) for expression, row in segmented.expressions]
+            _write_merged(destination.folder.merged(segmented.annotator), segmented.expressions[0][0], segmented.labels)
+        scores = [
+            _write_expression(destination, expression, segmented, row) for expression, row in segmented.expressions
+        ]
         for (expression, _), result in zip(segmented.expressions, scores, strict=True):
-            place.folder.write_unit(expression, result)
+            destination.folder.write_unit(expression, result)
     except UserError:
         raise
     except OSError as error:
         raise UserError(
-            f"--output_dir {place.folder.path}: cannot be written ({error}); solve that and run the same command "
+            f"--output_dir {destination.folder.path}: cannot be written ({error}); solve that and run the same command "
             "again: finished expressions are kept"
         ) from None
 
 
-def _finish_unit(place: Place, expression: Expression, segmented: Segmented, row: int) -> Score | None:
-    masks = unpack_masks(segmented.bits[row], segmented.size)
-    folder = place.folder.annotations / expression.video / expression.exp_id
+def _write_expression(
+    destination: Destination, expression: Expression, segmented: SegmentedGroup, row: int
+) -> Score | None:
+    masks = unpack_masks(segmented.packed[row], segmented.size)
+    folder = destination.folder.annotations / expression.video / expression.exp_id
     folder.mkdir(parents=True, exist_ok=True)
     for frame, mask in zip(expression.frames, masks, strict=True):
         write_mask(folder / f"{frame}.png", mask)
-    if not place.split.has_masks:
+    if not destination.split.has_masks:
         return None
-    truth = place.split.masks(expression, list(range(len(expression.frames))), segmented.size)
+    truth = destination.split.masks(expression, list(range(len(expression.frames))), segmented.size)
     return score(masks, truth)
 
 
 def _write_merged(folder: Path, expression: Expression, labels: NDArray[np.uint8]) -> None:
-    place = folder / expression.video
-    place.mkdir(parents=True, exist_ok=True)
+    video = folder / expression.video
+    video.mkdir(parents=True, exist_ok=True)
     for frame, numbers in zip(expression.frames, labels, strict=True):
-        write_labels(place / f"{frame}.png", numbers)
+        write_labels(video / f"{frame}.png", numbers)

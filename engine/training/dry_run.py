@@ -16,6 +16,7 @@ from models.dit import has_injection
 from models.flowrvs import FlowRVS
 from models.mask_vae import encode_masks
 from models.objectives import OBJECTIVE_ENTRY, check_objective
+from models.vae_layers import use_fast_layers
 from models.weights import PIPELINE_ENTRIES, resolve_wan_folder
 from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
@@ -61,6 +62,7 @@ def _meta_pipeline(options: argparse.Namespace) -> FlowRVS:
         dit = WanTransformer3DModel.from_config(configs["transformer"])
         vae = AutoencoderKLWan.from_config(configs["vae"]).requires_grad_(False)
         own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
+        use_fast_layers(vae)
         pipeline = FlowRVS(dit, vae, None, None, **own_entries)
         unsharded = argparse.Namespace(**vars(options) | {"fsdp": False, "compile": False})
         prepare_network(unsharded, pipeline, torch.device("meta"))

@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 
 from datasets.split import Split, choose_videos
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.segment_split import evaluate
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions
 from engine.training.checkpoints import saved_parameters, write_network
 from engine.training.tasks import Task
@@ -57,14 +57,14 @@ class Validator:
         Returns:
             J, F and J&F, and pictures of ``NUM_PICTURES`` sentences; on the main process, nothing on others.
         """
-        folder, state = EvaluationFolder(self.run_dir / "validation"), PartialState()
+        folder, state = ResultsFolder(self.run_dir / "validation"), PartialState()
         if state.is_main_process:
             folder.path.mkdir(exist_ok=True)
             folder.clear()  # of other weights
         state.wait_for_everyone()
         options = SegmentOptions(prompt_batch=8)
         with torch.autocast(self.task.model.device.type, torch.bfloat16, enabled=self.amp):
-            metrics = evaluate(self.pipeline, self.split, self.captions, folder, options, state, num_workers=2)
+            metrics = segment_split(self.pipeline, self.split, self.captions, folder, options, state, num_workers=2)
         if metrics is None:
             return {}, {}
         means = {"step": step, "J": metrics["J"], "F": metrics["F"], "J&F": metrics["J&F"]}
@@ -85,7 +85,7 @@ class Validator:
             write_text_whole(staging / BEST_FILE, json.dumps(means) + "\n")
             move_over(staging, self.run_dir / BEST)
 
-    def _pictures(self, folder: EvaluationFolder) -> Iterator[tuple[str, Frame]]:
+    def _pictures(self, folder: ResultsFolder) -> Iterator[tuple[str, Frame]]:
         """The middle frame of the first sentence of some videos: the truth on the left, the prediction on the right."""
         firsts = {expression.video: expression for expression in reversed(self.split.expressions)}
         for expression in list(firsts.values())[:NUM_PICTURES]:

@@ -8,14 +8,11 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from safetensors.torch import load_file
 
 from models import dit_inference
 from models.dit import predict_velocity
 from models.dit_inference import compile_for_any_length, keep_rotary_float32, prepare_for_inference, use_fast_attention
 from models.flow import sigma_schedule
-from models.flowrvs import FlowRVS
-from models.lora import add_lora
 from models.objectives import OBJECTIVES, predict_mask_latents
 
 
@@ -120,7 +117,8 @@ def test_sharing_can_be_undone_and_is_never_added_twice():
     for _ in range(2):
         prepare_for_inference(dit)
     assert len(dit.patch_embedding._forward_pre_hooks) == len(dit.blocks[0].attn2._forward_pre_hooks) == 1
-    dit_inference.stop_sharing(dit)
+    dit.patch_embedding._forward_pre_hooks.clear()
+    dit.blocks[0].attn2._forward_pre_hooks.clear()
     first = rows_seen(dit.blocks[0].attn1)
     velocities(dit, draw(5, 7, 8), draw(1, 16, 3, 4, 6))
     assert first == [5]
@@ -292,46 +290,3 @@ def test_other_lengths_sizes_and_numbers_of_prompts_compile_nothing_new():
         compiled.append(len(graphs))
     torch._dynamo.reset()
     assert compiled == [2] * 4, "one graph for the first block, whose input is one row, and one for all others"
-
-
-# -- fused projections -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_fused_projections_give_the_same_velocity():
-    plain, fused = tiny_dit(), tiny_dit()
-    dit_inference.fuse_projections(fused)
-    video, captions = draw(1, 16, 3, 4, 6), draw(2, 7, 8)
-    assert fused.blocks[0].attn1.fused_projections
-    torch.testing.assert_close(
-        velocities(fused, captions, video), velocities(plain, captions, video), rtol=0, atol=2e-6
-    )
-
-
-def test_a_fused_model_takes_no_more_memory():
-    dit = tiny_dit()
-    before = storage_bytes(dit)
-    dit_inference.fuse_projections(dit)
-    assert storage_bytes(dit) == before
-
-
-def test_adapters_are_not_left_out_by_fusing():
-    dit = tiny_dit()
-    add_lora(dit, rank=2)
-    with pytest.raises(ValueError, match="adapters must be merged"):
-        dit_inference.fuse_projections(dit)
-
-
-def storage_bytes(dit):
-    storages = [parameter.untyped_storage() for parameter in dit.parameters()]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def test_a_fused_model_is_saved_unfused(pipeline, tmp_path):
-    plain = {name: tensor.clone() for name, tensor in pipeline.transformer.state_dict().items()}
-    dit_inference.fuse_projections(pipeline.transformer)
-    pipeline.save_pretrained(tmp_path / "saved")
-    saved = load_file(tmp_path / "saved" / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert saved.keys() == plain.keys()
-    assert all(torch.equal(saved[name], plain[name]) for name in plain)
-    assert not FlowRVS.from_pretrained(tmp_path / "saved").transformer.blocks[0].attn1.fused_projections

@@ -44,7 +44,7 @@ def run_copy(runs, tmp_path):
 
 
 def run_export(run, out, *arguments):
-    export.main(["export", "--run", str(run), "--out", str(out), *map(str, arguments)])
+    export.main(["--run", str(run), "--out", str(out), *map(str, arguments)])
     return out
 
 
@@ -54,7 +54,7 @@ def refusal(run, out, *arguments):
     with pytest.raises(SystemExit) as caught:
         run_export(run, out, *arguments)
     message = str(caught.value.code)
-    assert message.startswith("python -m models.weights export: error: ")
+    assert message.startswith("python -m models.export: error: ")
     assert "\n" not in message
     assert set(out.parent.rglob("*")) == before
     return message
@@ -141,8 +141,13 @@ def test_an_objective_goes_along_and_the_original_s_file_cannot_carry_it(run_cop
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_reference_file_gives_the_logits_of_its_checkpoint(runs, toy_folder, tmp_path, dtype):
     out = run_export(runs / "flow", tmp_path / "dit.pth", "--format", "reference", "--dtype", dtype)
-    number = {"dtype": DTYPES[dtype]}
-    assert torch.equal(loaded_logits(toy_folder, out, **number), loaded_logits(toy_folder, runs / "flow", **number))
+    exported, checkpoint = (
+        load_flowrvs(str(toy_folder), str(path), dtype=DTYPES[dtype]).pipeline for path in (out, runs / "flow")
+    )
+    assert same(exported.transformer.state_dict(), checkpoint.transformer.state_dict())
+    # Up to rounding: tensors of the two formats lie at other addresses, and some CPUs' kernels go by the alignment.
+    tolerance = {"fp32": 1e-5, "bf16": 2e-2}[dtype]
+    torch.testing.assert_close(logits(exported), logits(checkpoint), rtol=0, atol=tolerance)
     assert [path.name for path in tmp_path.iterdir()] == ["dit.pth"]
 
 
@@ -167,15 +172,20 @@ def test_a_reference_file_has_the_released_form_of_the_weights_asked_for(runs, t
     assert stored.startswith("best") or not any(same(tensors, stored_dit(runs / "flow" / other)) for other in others)
 
 
+@pytest.mark.parametrize("command", [["models.export"], ["models.weights", "export"]])
 def test_the_module_is_the_command_and_a_reference_file_of_the_decoder_has_its_names(
-    runs, toy_folder, tmp_path, monkeypatch, capsys
+    runs, toy_folder, tmp_path, monkeypatch, capsys, command
 ):
+    """``python -m models.weights export`` is the command of earlier versions."""
+    module, *first = command
     out = tmp_path / "vae.pth"
-    arguments = ["export", "--run", runs / "vae", "--out", out, "--format", "reference"]
-    monkeypatch.setattr(sys, "argv", ["weights.py", *map(str, arguments)])
-    monkeypatch.delitem(sys.modules, "models.weights")  # as in a fresh process
-    runpy.run_module("models.weights", run_name="__main__")
-    assert capsys.readouterr().out == f"Wrote {out}: ema weights of step_0000001, step 1.\n"
+    arguments = [*first, "--run", runs / "vae", "--out", out, "--format", "reference"]
+    monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+    monkeypatch.delitem(sys.modules, module)  # as in a fresh process
+    runpy.run_module(module, run_name="__main__")
+    captured = capsys.readouterr()
+    assert captured.out == f"Wrote {out}: ema weights of step_0000001, step 1.\n"
+    assert ("is now python -m models.export" in captured.err) == bool(first)
     tuned = AutoencoderKLWan.from_pretrained(runs / "vae" / "step_0000001" / "vae_ema").state_dict()
     assert same(torch.load(out, weights_only=True)["model"], {f"vae.{name}": tuned[name] for name in tuned})
     assert same(load_flowrvs(str(toy_folder), vae_ckpt=str(out)).pipeline.vae.state_dict(), tuned)

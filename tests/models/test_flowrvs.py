@@ -12,11 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+import models.output
 from models.flowrvs import FlowRVS
+from models.mask_vae import logits_to_masks, resize_logits
 from models.weights import load_flowrvs
 from util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+SMALL = {"box_height": 16, "box_width": 24}
 
 
 def video(num_frames=5, height=40, width=72, seed=0):
@@ -133,7 +136,7 @@ def test_output_size_box_and_threshold_are_followed(toy_pipeline):
 @pytest.mark.parametrize(
     ("frames", "match"),
     [
-        (video(0), "at least one picture"),
+        (video(0), "at least one frame"),
         (video()[0], r"\[T, H, W, 3\]"),
         (video().astype(np.float32), "uint8"),
         (torch.zeros(2, 8, 8, 3), r"\[T, 3, H, W\]"),
@@ -240,3 +243,29 @@ def test_progress_bars_leave_the_result_alone_and_can_be_silenced(toy_folder, ca
     pipeline.set_progress_bar_config(disable=True)
     assert torch.equal(pipeline(video(), "a dog").logits, loud)
     assert capfd.readouterr().err == ""
+
+
+# What a call holds
+
+
+def test_a_call_resizes_one_frame_at_a_time_and_keeps_one_bit_a_pixel(toy_pipeline, monkeypatch):
+    sizes = []
+
+    def recorded(logits, size):
+        resized = resize_logits(logits, size)
+        sizes.append(resized.numel())
+        return resized
+
+    monkeypatch.setattr(models.output, "resize_logits", recorded)
+    result = toy_pipeline(video(5), ["a dog", "a cat"], **SMALL, output_size=(200, 300))
+    assert max(sizes) == 2 * 200 * 300
+    assert result.packed_masks.nbytes == 2 * 5 * 200 * 300 / 8
+    assert result.model_logits.shape == (2, 5, SMALL["box_height"], SMALL["box_width"])
+
+
+def test_masks_frame_by_frame_are_the_masks_and_those_of_the_logits(toy_pipeline):
+    result = toy_pipeline(video(5), ["a dog", "a cat", "a  dog"], **SMALL, output_size=(21, 30), threshold=0.51)
+    assert np.array_equal(np.stack(list(result.iter_masks()), axis=1), result.masks)
+    assert np.array_equal(result.masks, logits_to_masks(result.logits, 0.51))
+    assert np.array_equal(result.masks[0], result.masks[2])
+    assert 0 < result.masks.mean() < 1

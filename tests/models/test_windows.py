@@ -104,6 +104,14 @@ def test_by_default_a_fifth_of_a_window_overlaps():
 # How they are blended
 
 
+def blended(windows, spans, blend):
+    parts = []
+    for (start, _), logits in zip(spans, windows, strict=True):
+        first = blend.joint.num_finished if blend.joint else 0
+        parts.append((first, blend.add(start, logits)))
+    return join([*parts, (blend.joint.num_finished, blend.joint.tail)], spans[-1][1])
+
+
 @given(cuts())
 @settings(max_examples=50)
 def test_weights_sum_to_one_and_follow_the_closed_form(example):
@@ -111,7 +119,7 @@ def test_weights_sum_to_one_and_follow_the_closed_form(example):
     spans = spans_of(num_frames, windows)
     # Window k says 1 on channel k and 0 elsewhere: what comes out is its weight.
     told = [torch.eye(len(spans))[k][:, None, None, None].expand(-1, b - a, 1, 1) for k, (a, b) in enumerate(spans)]
-    weights = join(told, spans, Blend(windows))[:, :, 0, 0].double()
+    weights = blended(told, spans, Blend(windows))[:, :, 0, 0].double()
     expected = torch.zeros_like(weights)
     for frame in range(num_frames):
         # The last window to have begun fading in by then; the one before fades out.
@@ -134,7 +142,7 @@ def test_agreement_is_the_iou_over_the_overlap_and_one_where_both_are_empty():
 def test_agreement_compares_the_two_windows_before_they_are_blended():
     spans = spans_of(9, choose_windows(5, 1))
     blend = Blend(choose_windows(5, 1))
-    join([torch.ones(1, 5, 2, 2), -torch.ones(1, 5, 2, 2)], spans, blend)
+    blended([torch.ones(1, 5, 2, 2), -torch.ones(1, 5, 2, 2)], spans, blend)
     assert torch.cat(blend.agreements).tolist() == [0]
 
 
@@ -205,7 +213,7 @@ def test_a_video_beyond_the_rotary_tables_is_segmented_in_windows(toy_pipeline, 
 
 def test_a_stream_without_frames_is_refused(toy_pipeline):
     embeddings = toy_pipeline.embed(PROMPTS)
-    with pytest.raises(UserError, match="at least one picture"):
+    with pytest.raises(UserError, match="at least one frame"):
         list(toy_pipeline.segment_stream(iter([]), embeddings))
 
 

@@ -317,7 +317,7 @@ def test_a_failed_second_run_leaves_the_first_result_whole(demo, tmp_path):
     assert contents_of(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("at", ["engine.demo.write_mask", "engine.demo.Progress"])
+@pytest.mark.parametrize("at", ["engine.demo.segment_video.write_mask", "engine.demo.segment_video.Progress"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_run_that_ends_before_its_first_window_leaves_nothing(demo, clip, monkeypatch, at, error):
     def fail(*_, **__):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import engine.demo
+import engine.demo.segment_video
 import inference_demo
 from engine.demo.result_folder import PartialResult, staged_result
 from models.toy import write_toy_wan
@@ -85,7 +85,7 @@ def test_windows_and_their_agreement_are_recorded_by_prompt(demo, caplog):
 
 
 def test_disagreement_below_a_half_is_a_warning_that_names_prompt_and_frames(caplog):
-    engine.demo._warn_of_disagreement(["a dog", "a cat"], [(4, 6), (8, 10)], [[0.5, 1.0], [0.9, 0.49]])
+    engine.demo.segment_video._warn_of_disagreement(["a dog", "a cat"], [(4, 6), (8, 10)], [[0.5, 1.0], [0.9, 0.49]])
     (entry,) = caplog.records
     assert "'a cat' in frames 8 to 9 (IoU 0.49)" in entry.getMessage()
 
@@ -134,7 +134,7 @@ def test_a_run_that_fails_after_any_window_goes_on_and_ends_with_the_same_files(
 def test_a_run_that_fails_over_its_overlays_goes_on_there(demo, tmp_path, monkeypatch):
     expected = demo(out="straight")
     with monkeypatch.context() as patch:
-        patch.setattr(engine.demo, "draw_masks", lambda *_: 1 / 0)
+        patch.setattr(engine.demo.segment_video, "draw_masks", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             demo()
     assert without_times(demo()) == without_times(expected)
@@ -159,7 +159,7 @@ def test_a_run_killed_with_9_goes_on(clip, wan, demo, tmp_path):
 def test_other_arguments_start_anew(demo, tmp_path, monkeypatch, capsys):
     expected = demo("--window", 9, prompts=("a cat",), out="straight")
     with monkeypatch.context() as patch:
-        patch.setattr(engine.demo, "draw_masks", lambda *_: 1 / 0)
+        patch.setattr(engine.demo.segment_video, "draw_masks", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             demo(*WINDOWS)
     assert without_times(demo("--window", 9, prompts=("a cat",))) == without_times(expected)
@@ -207,7 +207,7 @@ class Generated(FrameSource):
 
 def test_no_more_frames_or_logits_are_held_for_a_longer_video(pipeline, tmp_path, monkeypatch):
     """Counted when the last window is done: values of all tensors, and frames in the longest list of them."""
-    options = engine.demo.SegmentOptions(box_height=8, box_width=8, window=5)
+    options = engine.demo.segment_video.SegmentOptions(box_height=8, box_width=8, window=5)
     held = {}
 
     def save(self, progress):
@@ -223,7 +223,7 @@ def test_no_more_frames_or_logits_are_held_for_a_longer_video(pipeline, tmp_path
     for num_frames in (9, 41):
         (tmp_path / str(num_frames)).mkdir()
         partial = PartialResult(tmp_path / str(num_frames))
-        engine.demo.segment_video(
+        engine.demo.segment_video.segment_video(
             pipeline, Generated(num_frames), ["a dog"], torch.zeros(1, 32, 64), partial, options
         )  # fmt: skip
     assert held[41][0] <= 1.01 * held[9][0]

@@ -17,10 +17,11 @@ import engine.inference.read_ahead
 from datasets.readers.mevis import MeViS
 from datasets.split import Expression, Split, choose_videos
 from engine.inference.read_ahead import VIDEOS_AHEAD, load_videos
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.segment_split import evaluate, merge_objects, pack_masks
-from engine.inference.workload import VideoWork, work_to_do
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.segment_split import merge_objects, segment_split
+from engine.inference.workload import VideoWork, list_workload
 from engine.segment_options import SegmentOptions
+from models.output import pack_masks
 from util.bitmasks import unpack_masks
 from util.errors import UserError
 from util.images import read_palette
@@ -46,7 +47,7 @@ def run(toy_pipeline, split, captions):
     def run(folder, prompt_batch=2):
         folder.path.mkdir(exist_ok=True)
         options = SegmentOptions(prompt_batch=prompt_batch, **SMALL)
-        return evaluate(toy_pipeline, split, captions, folder, options, PartialState())
+        return segment_split(toy_pipeline, split, captions, folder, options, PartialState())
 
     return run
 
@@ -58,7 +59,7 @@ def contents(folder, pattern="Annotations/**/*.png"):
 
 
 def test_masks_are_those_of_a_call(run, toy_pipeline, split, tmp_path):
-    folder = EvaluationFolder(tmp_path / "out")
+    folder = ResultsFolder(tmp_path / "out")
     run(folder)
     for video in ("a", "b"):
         expressions = [expression for expression in split.expressions if expression.video == video]
@@ -153,34 +154,34 @@ class Fake(Split):
 
 def test_the_longest_video_is_first_and_parts_do_not_depend_on_what_is_done():
     split = Fake(expressions({"short": 2, "long": 9, "middle": 5}))
-    whole = work_to_do(split, 2, lambda _: False)
+    whole = list_workload(split, 2, lambda _: False)
     assert [work.video for work in whole] == ["long", "middle", "short"]
-    assert [part.captions for part in whole[0].parts] == [(("a", "b"),), (("c",),)]
-    assert [[(one.exp_id, row) for one, row in part.expressions] for part in whole[0].parts] == [
+    assert [group.captions for group in whole[0].groups] == [(("a", "b"),), (("c",),)]
+    assert [[(one.exp_id, row) for one, row in group.expressions] for group in whole[0].groups] == [
         [("0", 0), ("1", 1), ("2", 0)], [("3", 0)],
     ]  # fmt: skip
     done = {("long", "0"), ("long", "2"), ("middle", "3"), *(("short", str(number)) for number in range(4))}
-    rest = work_to_do(split, 2, lambda expression: expression.key in done)
-    assert {work.video: work.parts for work in rest} == {"long": whole[0].parts, "middle": whole[1].parts[:1]}
+    rest = list_workload(split, 2, lambda expression: expression.key in done)
+    assert {work.video: work.groups for work in rest} == {"long": whole[0].groups, "middle": whole[1].groups[:1]}
 
 
 def test_an_empty_sentence_is_an_error_that_names_it():
     with pytest.raises(UserError, match=r"fake.json: the caption of v/1 is empty"):
-        work_to_do(Fake(expressions({"v": 1}, ["a", " "])), 2, lambda _: False)
+        list_workload(Fake(expressions({"v": 1}, ["a", " "])), 2, lambda _: False)
 
 
 def test_parts_of_ref_davis_are_annotators_with_their_objects_in_order():
     captions = [f"{number}" for number in range(12)]
-    (work,) = work_to_do(Fake(expressions({"v": 1}, captions)[::-1]), 2, lambda _: False, merge=True)
-    assert [part.annotator for part in work.parts] == [0, 1, 2, 3]
-    assert work.parts[1].captions == (("1", "5"), ("9",))
-    assert [one.exp_id for one, _ in work.parts[1].expressions] == ["1", "5", "9"]
+    (work,) = list_workload(Fake(expressions({"v": 1}, captions)[::-1]), 2, lambda _: False, merge=True)
+    assert [group.annotator for group in work.groups] == [0, 1, 2, 3]
+    assert work.groups[1].captions == (("1", "5"), ("9",))
+    assert [one.exp_id for one, _ in work.groups[1].expressions] == ["1", "5", "9"]
 
 
 def test_an_expression_of_ref_davis_must_be_a_number():
     fake = Fake([Expression("v", "x", "a", ("0",), ())])
     with pytest.raises(UserError, match=r"must be numbers.*'x'"):
-        work_to_do(fake, 2, lambda _: False, merge=True)
+        list_workload(fake, 2, lambda _: False, merge=True)
 
 
 def test_no_more_videos_are_in_memory_than_one_and_those_ahead(monkeypatch):
@@ -214,7 +215,7 @@ def test_no_more_videos_are_in_memory_than_one_and_those_ahead(monkeypatch):
 
 @pytest.mark.parametrize("obstacle", ["a file in the way", "a full disk"])
 def test_a_failure_to_write_names_the_place_and_what_is_done_stays(run, tmp_path, obstacle):
-    clean, folder = EvaluationFolder(tmp_path / "clean"), EvaluationFolder(tmp_path / "out")
+    clean, folder = ResultsFolder(tmp_path / "clean"), ResultsFolder(tmp_path / "out")
     metrics = run(clean, prompt_batch=1)
     if obstacle == "a file in the way":
         blocked = folder.annotations / "b" / "1"
@@ -237,7 +238,7 @@ def test_a_failure_to_write_names_the_place_and_what_is_done_stays(run, tmp_path
 
 
 def test_a_unit_without_a_whole_record_is_done_again(run, tmp_path):
-    folder = EvaluationFolder(tmp_path / "out")
+    folder = ResultsFolder(tmp_path / "out")
     metrics, masks = run(folder), contents(folder)
     (folder.path / "units" / "a" / "0.json").write_text('{"region_sim')
     (folder.path / "units" / "b" / "10.json").unlink()
@@ -248,14 +249,14 @@ def test_a_unit_without_a_whole_record_is_done_again(run, tmp_path):
 
 
 def test_nothing_is_segmented_where_all_is_done(run, tmp_path, monkeypatch, toy_pipeline):
-    folder = EvaluationFolder(tmp_path / "out")
+    folder = ResultsFolder(tmp_path / "out")
     metrics = run(folder)
     monkeypatch.setattr(type(toy_pipeline), "segment_batches", lambda *_, **__: pytest.fail("segmented again"))
     assert run(folder) == metrics
 
 
 def test_a_taken_video_is_left_to_who_took_it(tmp_path):
-    folder = EvaluationFolder(tmp_path)
+    folder = ResultsFolder(tmp_path)
     assert folder.claim("a")
     assert folder.claim("b")
     assert not folder.claim("a")
@@ -268,7 +269,7 @@ IDENTITY = {"options": {"threshold": 0.5, "seed": 0}, "weights": {"vae": "x" * 6
 
 
 def test_a_run_goes_on_in_its_own_folder_and_another_is_refused_by_what_differs(tmp_path):
-    folder = EvaluationFolder(tmp_path)
+    folder = ResultsFolder(tmp_path)
     folder.begin(IDENTITY, overwrite=False)
     folder.write_unit(Expression("v", "0", "a", ("0",), ()), None)
     folder.begin(IDENTITY, overwrite=False)
@@ -287,26 +288,26 @@ def test_a_run_goes_on_in_its_own_folder_and_another_is_refused_by_what_differs(
 def test_a_damaged_manifest_is_no_run_of_ours(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(UserError, match="holds another run"):
-        EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=False)
+        ResultsFolder(tmp_path).begin(IDENTITY, overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_masks_without_a_manifest_are_refused_and_never_removed(tmp_path, overwrite):
     (tmp_path / "Annotations" / "v").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no manifest\.json of a run"):
-        EvaluationFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
+        ResultsFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
     assert (tmp_path / "Annotations" / "v").is_dir()
 
 
 def test_two_evaluations_cannot_share_a_folder_at_a_time(tmp_path):
-    with EvaluationFolder(tmp_path).alone(), pytest.raises(UserError, match="another run writes to this folder"):
-        with EvaluationFolder(tmp_path).alone():
+    with ResultsFolder(tmp_path).alone(), pytest.raises(UserError, match="another run writes to this folder"):
+        with ResultsFolder(tmp_path).alone():
             pass
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), EvaluationFolder(tmp_path / "file" / "out").alone():
+    with pytest.raises(UserError, match="cannot be written"), ResultsFolder(tmp_path / "file" / "out").alone():
         pass
 
 

@@ -14,8 +14,8 @@ from datasets.referring import ClipOptions, ReferringClips
 from datasets.split import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
-from engine.inference.results_folder import EvaluationFolder
-from engine.inference.segment_split import evaluate
+from engine.inference.results_folder import ResultsFolder
+from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions
 from engine.training.latent_cache import CachedLatents, collate_latents
 from engine.training.tasks import FlowTask
@@ -63,8 +63,8 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
     with trainer.average.in_model():
-        folder = EvaluationFolder(tmp_path / "out")
-        metrics = evaluate(pipeline, split, table, folder, SegmentOptions(), PartialState())
+        folder = ResultsFolder(tmp_path / "out")
+        metrics = segment_split(pipeline, split, table, folder, SegmentOptions(), PartialState())
     assert len(metrics["units"]) == len(CAPTIONS)
     for unit in metrics["units"].values():
         assert unit["J"] > 0.95
