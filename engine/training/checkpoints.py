@@ -3,7 +3,7 @@
 transformer/ or vae/          the network as the library saves it
 transformer_ema/ or vae_ema/  its running average
 training_state.pt             step, place in the data and what the run was started with
-optimizer.pt                  moments; of a sharded network one file per process, ``optimizer_0of8.pt``
+optimizer.pt                  moments, whole also where the network was sharded
 
 All of it loads weights-only.
 """
@@ -24,6 +24,7 @@ from util.run_folder import LATEST, checkpoint_name, checkpoints, latest_checkpo
 from util.weight_files import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
 
 STATE_FILE = "training_state.pt"
+OPTIMIZER_FILE = "optimizer.pt"
 
 
 def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
@@ -91,6 +92,31 @@ def read_state(checkpoint: Path, expected: dict[str, Any]) -> dict[str, Any]:
                 f"--resume {checkpoint}: was started with --{name} {state.get(name)}, got {value}; use that one"
             )
     return state
+
+
+def find_optimizer_file(checkpoint: Path, rank: int, num_shards: int | None) -> Path:
+    """Returns the file that holds the optimizer's state.
+
+    Args:
+        rank: of this process.
+        num_shards: the number of processes over which the network is sharded; None without --fsdp.
+
+    Raises:
+        UserError: if there is only ``optimizer_<i>of<n>.pt``, which --fsdp wrote until November 2026, for another
+            number of processes.
+    """
+    file = checkpoint / OPTIMIZER_FILE
+    slices = sorted(checkpoint.glob("optimizer_*of*.pt"))
+    if file.is_file() or not slices:
+        return file
+    saved = slices[0].stem.rpartition("of")[2]
+    if saved != str(num_shards):
+        raise UserError(
+            f"--resume {checkpoint}: its optimizer state is split over {saved} processes, got "
+            f"{num_shards or 'a run without --fsdp'}; resume with --fsdp on {saved} processes once, "
+            "then on any number from the next checkpoint"
+        )
+    return checkpoint / f"optimizer_{rank}of{saved}.pt"
 
 
 def read_network(checkpoint: Path, part: str, targets: dict[str, Tensor]) -> None:

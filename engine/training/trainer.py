@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,25 @@ from tqdm import tqdm
 
 from datasets.clip import ClipBatch
 from engine.training.checkpoints import (
+    OPTIMIZER_FILE,
     STATE_FILE,
     commit_checkpoint,
+    find_optimizer_file,
     read_network,
     read_state,
     saved_parameters,
     write_network,
 )
 from engine.training.ema import AveragedWeights
-from engine.training.fsdp import from_own_slices, gather, is_sharded, own_slices, whole
+from engine.training.fsdp import (
+    gather,
+    is_sharded,
+    load_slices,
+    load_whole_optimizer_state,
+    no_sync,
+    whole,
+    whole_optimizer_state,
+)
 from engine.training.latent_cache import LatentBatch
 from engine.training.log import Window, cut_records, means_of, recentred_share
 from engine.training.optimizer import build_optimizer, set_learning_rate
@@ -184,19 +194,10 @@ class Trainer:
             "recentred_share": recentred_share(batches),
         }
 
-    @contextmanager
-    def _no_sync(self) -> Iterator[None]:
-        """Within the block gradients add up in each process alone."""
+    def _no_sync(self) -> AbstractContextManager[None]:
+        """Accumulates gradients in each process alone until the block ends."""
         network: Any = self.task.network
-        if not self.is_sharded:
-            with self.accelerator.no_sync(network):
-                yield
-            return
-        network.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            network.set_requires_gradient_sync(True)
+        return no_sync(network) if self.is_sharded else self.accelerator.no_sync(network)
 
     def _skip(self, batches: list[ClipBatch | LatentBatch], results: list[StepResult], norm: float) -> None:
         """Counts a step that is left out, and says which of this process's samples may have caused it.
@@ -250,9 +251,9 @@ class Trainer:
                 gathered = dict(gather(tensors.items(), keep=is_main))
                 if is_main:
                     write_network(self.task.model, gathered, staging / name)
-            if is_main or self.is_sharded:
-                torch.save(own_slices(self.optimizer.state_dict()), staging / self._optimizer_file)
+            optimizer_state = self._optimizer_state()
             if is_main:
+                torch.save(optimizer_state, staging / OPTIMIZER_FILE)
                 torch.save(
                     {**self._start, "step": self.step, "num_samples": self.num_samples,
                      "ema_steps": self.average.num_steps},
@@ -271,28 +272,33 @@ class Trainer:
             UserError: if the folder is no checkpoint of this task, or the run had another seed or optimizer.
         """
         state = read_state(checkpoint, self._start)
-        if not (checkpoint / self._optimizer_file).is_file():
-            raise UserError(
-                f"--resume {checkpoint}: has no {self._optimizer_file}; with --fsdp a run goes on with as many "
-                "processes as before, without it not from one that had it"
-            )
         saved = saved_parameters(self.task.model)
         read_network(checkpoint, self.task.part, saved)
         read_network(checkpoint, averaged_name(self.task.part), saved | self.average.tensors)
-        optimizer_state = load_plain(checkpoint / self._optimizer_file, f"--resume {checkpoint}")
-        in_order = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.optimizer.load_state_dict(from_own_slices(optimizer_state, in_order))
+        self._load_optimizer_state(checkpoint)
         self.average.num_steps = state["ema_steps"]
         self.step = state["step"]
         self.num_samples = state["num_samples"]
         if self.accelerator.is_main_process:
             cut_records(self.run_dir / METRICS_FILE, self.step)
 
-    @property
-    def _optimizer_file(self) -> str:
+    def _optimizer_state(self) -> dict[str, Any]:
+        """Returns the optimizer's state as it is saved; of a sharded network ``{}`` except on the main process."""
         if self.is_sharded:
-            return f"optimizer_{self.accelerator.process_index}of{self.accelerator.num_processes}.pt"
-        return "optimizer.pt"
+            return whole_optimizer_state(self.task.model, self.optimizer)
+        return self.optimizer.state_dict()
+
+    def _load_optimizer_state(self, checkpoint: Path) -> None:
+        rank, num_processes = self.accelerator.process_index, self.accelerator.num_processes
+        file = find_optimizer_file(checkpoint, rank, num_processes if self.is_sharded else None)
+        source = f"--resume {checkpoint}"
+        if not self.is_sharded:
+            self.optimizer.load_state_dict(load_plain(file, source))
+        elif file.name == OPTIMIZER_FILE:
+            state = load_plain(file, source) if self.accelerator.is_main_process else {}
+            load_whole_optimizer_state(self.task.model, self.optimizer, state)
+        else:
+            load_slices(self.optimizer, load_plain(file, source))
 
     @contextmanager
     def _staged(self, name: str) -> Iterator[Path]:
