@@ -1,19 +1,9 @@
-"""The runs that tests/engine/training/test_fsdp.py compares: python tests/sharded_run.py FOLDER
-
-plain, sharded                 four steps by two processes
-resumed, resumed_from_slices   the sharded run again, from step 2 on
-by_three                       step 2 of the sharded run, loaded and saved by three processes
-"""
+"""What the processes of tests/engine/training/test_fsdp.py run: a tiny DiT, trained plain and sharded, and resumed."""
 
 import shutil
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from accelerate import Accelerator
-from process_group import run_in_group
 from tiny_training import tiny_dit, tiny_options
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -79,6 +69,7 @@ def write_slices(trainer, checkpoint):
 
 
 def train_and_resume(folder):
+    """Trains four steps into plain/ and sharded/, and the sharded run again from step 2 on into resumed*/."""
     accelerator = Accelerator(cpu=True)
     train(trainer_in(folder / "plain", accelerator, is_sharded=False))
     train(trainer_in(folder / "sharded", accelerator))
@@ -94,15 +85,9 @@ def train_and_resume(folder):
 
 
 def load_and_save(checkpoint, folder):
+    """Resumes a sharded run and saves it again without a step."""
     accelerator = Accelerator(cpu=True)
     trainer = trainer_in(folder, accelerator)
     trainer.load(checkpoint)
     trainer.save()
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    root = Path(sys.argv[1])
-    run_in_group(2, train_and_resume, root)
-    run_in_group(3, load_and_save, root / "sharded" / "step_0000002", root / "by_three")

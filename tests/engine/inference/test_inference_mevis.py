@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import time
 
 import cv2
@@ -13,8 +12,7 @@ import mini_datasets
 import mini_mevis
 import numpy as np
 import pytest
-from accelerate import PartialState
-from process_group import fork, group_environments, run_in_group
+from process_group import ProcessGroup, run_in_group, run_script
 from test_metrics import f_by_definition
 
 import inference_davis
@@ -77,15 +75,9 @@ def results(out):
 def test_two_processes_give_the_masks_and_metrics_of_one(root, toy_folder):
     run(root, toy_folder, "alone")
     places = ["--mevis_path", str(root / "data"), "--output_dir", str(root / "both"), "--wan_path", str(toy_folder)]
-    run_in_group(2, run_script, [*places, "--device", "cpu", *SMALL])
+    run_in_group(2, run_script, "inference_mevis", [*places, "--device", "cpu", *SMALL])
     assert results(root / "both") == results(root / "alone")
     assert not (root / "both" / ".claims").exists()
-
-
-def run_script(arguments):
-    """Runs the script in a forked process, which has the libraries loaded already."""
-    PartialState._reset_state()
-    inference_mevis.main(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +87,14 @@ def toy_root(tmp_path_factory):
     return place
 
 
-def kill_at_random(draw, processes, out, num_units, workers_live):
-    """Kills the processes at a random moment after a random number of expressions.
-
-    Args:
-        workers_live: leave their workers alive for a moment, to meet the run that goes on.
-    """
+def wait_for_random_moment(draw, out, num_units):
+    """Waits for a random number of expressions, and then anywhere in the writing of masks, records and metrics."""
     wanted = draw.randrange(num_units)
     started = time.monotonic()
     while len(list(out.glob("units/*/*.json"))) < wanted:
         assert time.monotonic() - started < 300
         time.sleep(0.002)
-    time.sleep(draw.random() * 0.3)  # anywhere in the writing of masks, records and metrics
-    for process in processes:
-        (os.kill if workers_live else os.killpg)(process, signal.SIGKILL)
-    for process in processes:
-        os.waitpid(process, 0)
+    time.sleep(draw.random() * 0.3)
 
 
 def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metrics(toy_root, toy_folder, tmp_path):
@@ -125,13 +109,10 @@ def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metric
     for trial in range(TRIALS):
         out = tmp_path / f"killed{trial}"
         num_processes = 1 + trial % 2
-        with group_environments(num_processes) as environments:
-            children = [fork(environment, run_script, command(out)) for environment in environments]
-            kill_at_random(draw, children, out, num_units, workers_live=trial % 3 == 2)
-        if num_processes == 1:
-            inference_mevis.main(command(out))
-        else:
-            run_in_group(num_processes, run_script, command(out))
+        group = ProcessGroup(num_processes, run_script, "inference_mevis", command(out))
+        wait_for_random_moment(draw, out, num_units)
+        group.kill(with_workers=trial % 3 != 2)  # every third time the workers live on, and meet the run that goes on
+        run_in_group(num_processes, run_script, "inference_mevis", command(out))
         assert results(out) == whole, f"trial {trial}"
 
 

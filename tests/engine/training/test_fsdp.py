@@ -1,29 +1,26 @@
 """Sharded training equals plain training, and resumes on any number of processes: gloo, since --fsdp needs GPUs."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import sharded_run
 import torch
+from process_group import run_in_group
 from safetensors.torch import load_file
 from tiny_training import flow_task, make_trainer
 
 from util.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 STEP_2, STEP_4 = "step_0000002", "step_0000004"
 NETWORKS = ("transformer", "transformer_ema")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder that tests/sharded_run.py fills."""
+    """Runs of two processes; by_three is step 2 of the sharded one, loaded and saved by three."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "tests/sharded_run.py", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_group(2, sharded_run.train_and_resume, folder)
+    run_in_group(3, sharded_run.load_and_save, folder / "sharded" / STEP_2, folder / "by_three")
     return folder
 
 
