@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from engine.training.checkpoints import OPTIMIZER_FILE
 from engine.training.fsdp import shard_network
 from engine.training.latent_cache import LatentBatch
-from engine.training.tasks import FlowTask
+from engine.training.tasks import FlowOptions, FlowTask
 from engine.training.trainer import Trainer
 from models.dit import checkpoint_blocks
 
@@ -42,7 +42,7 @@ def trainer_in(folder, accelerator, is_sharded=True):
         shard_network(dit, "cpu")
         weight = dit.blocks[0].ffn.net[2].weight
         assert weight.to_local().numel() < weight.numel()
-    task = FlowTask(dit, FakeVAE(), Captions(), bbs_prob=0.5, start_point_augmentation=True)
+    task = FlowTask(dit, FakeVAE(), Captions(), FlowOptions(bbs_prob=0.5, use_spa=True))
     return Trainer(task, tiny_options(print_freq=1), folder, accelerator)
 
 
