@@ -12,7 +12,7 @@ from datasets.registry import NAMES
 from datasets.sampling import SAMPLINGS
 from engine.training.log import TRACKERS
 from engine.training.optimizer import OPTIMIZERS
-from engine.training.run import train
+from engine.training.run import run
 from models.objectives import OBJECTIVES
 from util.device import DTYPES, device_name
 from util.errors import did_you_mean, exit_on_user_error
@@ -169,7 +169,7 @@ def _add_record_flags(parser: OptionParser) -> None:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        train(options)
+        run(options)
 
 
 if __name__ == "__main__":

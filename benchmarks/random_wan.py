@@ -1,4 +1,4 @@
-"""Wan models of random weights in a few sizes, and clips for them: for measurements that no weights change."""
+"""Builds Wan models with random weights in a few sizes, and clips for them, to measure speed and memory."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,13 +18,13 @@ TEXT_LENGTH = 256
 
 @dataclass(frozen=True)
 class Size:
-    """How large models, clips and batches are.
+    """The size of networks, clips and batches.
 
     Attributes:
-        dit, vae, text: configurations of the library's classes, where they differ from the defaults.
-        clip: [T, H, W] in pixels.
-        batch: clips per step; where a video is segmented, its prompts.
-        matmul: side of the square matrices by which the device is measured.
+        dit, vae, text: configurations of the library's classes, without values that equal the defaults.
+        clip: [T, H, W], H and W in pixels.
+        batch: clips per training step, or prompts per video.
+        matmul: rows of the square matrices whose product measures the device.
     """
 
     dit: dict[str, Any]
@@ -61,7 +61,7 @@ SIZES = {
         clip=(17, 480, 832), batch=1, matmul=8192,
     ),
 }  # fmt: skip
-# Of a video that is segmented.
+# Sizes for segmenting a video.
 VIDEO_SIZES = {
     "toy": replace(SIZES["toy"], batch=2),
     "mid": Size(
@@ -77,7 +77,7 @@ VIDEO_SIZES = {
 
 @dataclass
 class Parts:
-    """Models on a device, frozen; the DiT in float32, the others as a run has them there."""
+    """Frozen networks on a device: the DiT in float32, the others in the dtype that a run gives them there."""
 
     dit: WanTransformer3DModel
     vae: AutoencoderKLWan
@@ -98,16 +98,16 @@ def build_encoder(size: Size) -> UMT5EncoderModel:
 
 
 def build_parts(size: Size, device: torch.device, out_channels: int = 3) -> Parts:
-    """The same weights at every call.
+    """Builds networks with the same random weights at every call.
 
     Args:
-        out_channels: of the VAE: 3 for pictures, 1 for masks.
+        out_channels: channels that the VAE decodes: 3 for video, 1 for masks.
     """
     torch.manual_seed(0)
     dtype = select_dtype("auto", device)
     with device:
         dit = build_dit(size)
-        torch.set_default_dtype(dtype)  # the text encoder in float32 would not fit on many a GPU
+        torch.set_default_dtype(dtype)  # in float32 the text encoder would not fit on many GPUs
         vae, encoder = build_vae(size, out_channels), build_encoder(size)
         torch.set_default_dtype(torch.float32)
     for model in (dit, vae, encoder):
@@ -116,7 +116,7 @@ def build_parts(size: Size, device: torch.device, out_channels: int = 3) -> Part
 
 
 def draw_batches(size: Size) -> list[ClipBatch]:
-    """Two batches of noise, on the CPU as a loader gives them; the same at every call."""
+    """Returns two batches of noise on the CPU, as from a loader; the same at every call."""
     generator = torch.Generator().manual_seed(1)
     batches = []
     for number in range(2):
@@ -130,9 +130,9 @@ def draw_batches(size: Size) -> list[ClipBatch]:
 
 
 def count_flops(size: Size) -> tuple[int, int]:
-    """Of one clip: the DiT forward and backward, nothing computed twice; and the VAE's encoder over video and mask.
+    """Returns the FLOP of a clip: in the DiT forward and backward without recomputation, and in the VAE's encoder.
 
-    On the meta device, where no fused attention hides its products from the counter.
+    The encoder sees video and mask. Counts on the meta device, where no fused attention hides its products.
     """
     with torch.device("meta"):
         dit, vae = build_dit(size).requires_grad_(True), build_vae(size).requires_grad_(False)
@@ -145,7 +145,7 @@ def count_flops(size: Size) -> tuple[int, int]:
 
 
 def keep_bfloat16(dit: WanTransformer3DModel) -> None:
-    """As loading has it: norms, time embedder and modulation stay float32."""
+    """Converts a DiT to bfloat16 as loading does: norms, time embedder and modulation stay float32."""
     kept = set(dit._keep_in_fp32_modules or [])
     for name, parameter in dit.named_parameters():
         if not kept & set(name.split(".")):
@@ -154,7 +154,7 @@ def keep_bfloat16(dit: WanTransformer3DModel) -> None:
 
 @torch.no_grad()
 def count_video_flops(size: Size) -> dict[str, int]:
-    """Of one video and one prompt: what encoder, DiT at one step, and decoder take, on the meta device."""
+    """Counts the FLOP for one video and one prompt, by stage: encode, dit (one solver step), decode."""
     latents = torch.empty(1, 16, 1 + (size.clip[0] - 1) // 4, size.clip[1] // 8, size.clip[2] // 8, device="meta")
     embeddings = torch.empty(1, TEXT_LENGTH, size.text["d_model"], device="meta")
     with torch.device("meta"):

@@ -1,21 +1,20 @@
-"""Clips per second, TFLOP/s and peak memory of training, each saving on and off, against a frozen baseline.
+"""Measures speed and memory of training, with each optimisation on and off, against a frozen baseline.
 
     PYTHONPATH=. python benchmarks/train.py [--size mid] [--rows baseline ours ...] [--steps 2] [--rounds 2]
 
-``--size 1.3b`` is Wan2.1-T2V-1.3B at 480 x 832 x 17 and needs a GPU; ``mid`` has its parts in about their shares of the
-work, for a CPU; ``toy`` shows that the program runs. Weights are random. Every row trains in a process of its own, on
-the same clips, ready in memory: what augmentation and reading cost is in benchmarks/data.py. "ours" is what main.py
-does by default, by its own functions; the other rows add flags of main.py, or change what no flag does.
+``--size 1.3b`` is Wan2.1-T2V-1.3B at 480 x 832 x 17 and needs a GPU. ``mid`` is for a CPU; its networks take about the
+same shares of the work. ``toy`` only shows that the program runs. Weights are random. Every row trains in a new process
+on the same clips in memory; benchmarks/data.py measures augmentation and reading. "ours" trains as main.py does by
+default, with the same functions; the other rows add flags of main.py, or change something that has no flag.
 
-The baseline does what a step of the original does, by the libraries alone: bf16 weights, torch's AdamW, the text
-encoder resident and run each step on 256 tokens, every block recomputed, a contiguous VAE that encodes video and mask
-one after the other, an average kept on the device by a loop over the parameters, loss and norm read at each step.
-On a CPU it has float32 weights, as ours has: bf16 is emulated there, and would only slow it.
+The baseline does what a training step of the original does, with the libraries only: bf16 weights, torch's AdamW, the
+text encoder run in each step on 256 tokens, every block recomputed, a contiguous VAE that encodes video and mask one
+after the other, EMA weights updated on the device in a loop over the parameters, loss and norm read in each step. On a
+CPU its weights are float32, as ours are, since bf16 is emulated there and would only slow it down.
 
-TFLOP/s count the DiT forward and backward (not what is computed again, nor VAE and text), so all rows share one
-numerator; the device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a CPU, measured in each
-process. Peak memory is all that training holds, weights included: on CUDA what is allocated, on a CPU resident memory
-beyond that after imports.
+TFLOP/s count the DiT forward and backward (without recomputation, VAE and text), so they compare all rows. The device's
+rate is that of a large matrix product, in bf16 on CUDA and float32 on a CPU, measured in each process. Peak memory
+includes the weights: on CUDA it is the allocated memory, on a CPU the growth of resident memory since the imports.
 """
 
 import gc
@@ -70,14 +69,14 @@ from util.device import device_name, select_device
 from util.errors import UserError, exit_on_user_error
 from util.options import OptionParser, int_in
 
-WARM_UP_STEPS = 2  # the first makes the optimizer's moments
+WARM_UP_STEPS = 2  # the first allocates the optimizer's moments
 
 
 # -- the baseline: frozen on 2026-11-21, never touched again -----------------------------------------------------
 
 
 class Baseline:
-    """What a step of the original does, and how; by torch, diffusers and transformers alone."""
+    """Does the training step of the original, with torch, diffusers and transformers only."""
 
     def __init__(self, parts: Parts, device: torch.device) -> None:
         self.parts, self.device = parts, device
@@ -131,10 +130,10 @@ class Row:
 
     Attributes:
         flags: of main.py.
-        text_each_step: the encoder stays and runs, instead of the cache.
-        library_vae: the VAE with the library's layers and contiguous weights.
-        cached: latents are ready, as from --latent_cache, but in memory.
-        needs: what this machine may lack.
+        text_each_step: run the text encoder in each step, instead of the caption cache.
+        library_vae: use the library's VAE layers and contiguous weights.
+        cached: take latents as from --latent_cache, but from memory.
+        needs: what the row needs and this machine may not have.
     """
 
     flags: str = ""
@@ -173,7 +172,7 @@ ROWS = {
 
 
 class EachStep:
-    """Embeddings computed whenever they are asked for."""
+    """Embeds captions whenever they are looked up."""
 
     def __init__(self, encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.encoder, self.tokenizer = encoder, tokenizer
@@ -183,7 +182,7 @@ class EachStep:
 
 
 class Endless(IterableDataset[ClipBatch | LatentBatch]):
-    """The same few batches again and again, from the CPU's memory."""
+    """Repeats a few batches from the CPU's memory without an end."""
 
     def __init__(self, batches: list[ClipBatch] | list[LatentBatch]) -> None:
         self.batches = batches
@@ -204,7 +203,7 @@ def cached_batches(vae: AutoencoderKLWan, batches: list[ClipBatch]) -> list[Late
 
 
 def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, folder: Path) -> Trainer:
-    """As main.py makes it of the flags; its last step, which saves, comes after ``num_steps``."""
+    """Builds the trainer as main.py does from flags; its last step, which saves, comes after ``num_steps``."""
     flags = [*row.flags.split(), "--max_steps", str(num_steps + 1), "--device", str(device)]
     options = build_parser().parse_args(flags)
     if options.weights_dtype == "bf16":
@@ -230,7 +229,7 @@ def our_trainer(row: Row, parts: Parts, device: torch.device, num_steps: int, fo
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each step, on the wall and of all threads; peak in bytes; FLOP/s of the matrix product."""
+    """Wall and processor seconds of each step, peak memory in bytes, FLOP/s of the matrix product."""
 
     wall: list[float]
     processor: list[float]
@@ -242,14 +241,14 @@ Results: TypeAlias = dict[str, list[Measured | None]]
 
 
 def measure(name: str, size: Size, device: torch.device, num_steps: int, num_threads: int) -> Measured | None:
-    """One row, in a fresh process; None where memory does not suffice."""
-    library_logging.set_verbosity_error()  # of .to(), which the baseline means
+    """Measures a row in this process; returns None if it runs out of memory."""
+    library_logging.set_verbosity_error()  # .to() warns; the baseline wants what it does
     torch.set_num_threads(num_threads)
     matmul = matmul_rate(size.matmul, device)
     memory = PeakMemory(device)
     num_all = WARM_UP_STEPS + num_steps
     try:
-        # The parent has a progress bar of its own.
+        # The parent process shows the progress bar.
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
             steps = prepared_steps(name, size, device, num_all, Path(folder))
             gc.collect()
@@ -262,7 +261,7 @@ def measure(name: str, size: Size, device: torch.device, num_steps: int, num_thr
 
 
 def prepared_steps(name: str, size: Size, device: torch.device, num_steps: int, folder: Path) -> Iterator[object]:
-    """The steps of a row, with everything built that they need."""
+    """Builds everything that a row needs; returns an iterator that does its steps."""
     parts, batches = build_parts(size, device), draw_batches(size)
     if name == BASELINE:
         baseline = Baseline(parts, device)
@@ -275,12 +274,12 @@ def prepared_steps(name: str, size: Size, device: torch.device, num_steps: int, 
 
 
 def _checked(step: int, trainer: Trainer) -> int:
-    assert trainer.num_bad_steps == 0, "a step that is left out costs less"
+    assert trainer.num_bad_steps == 0, "a skipped step costs less"
     return step
 
 
 def lacking(name: str, device: torch.device) -> str:
-    """What a row needs that this machine has not; empty where it has all."""
+    """Returns what a row needs and this machine does not have; empty if nothing is missing."""
     needs = ROWS[name].needs if name in ROWS else ""
     has = {CUDA: device.type == "cuda", EIGHT_BIT: bool(find_spec("torchao") or find_spec("bitsandbytes"))}
     return "" if has.get(needs, True) else needs
@@ -290,10 +289,10 @@ def lacking(name: str, device: torch.device) -> str:
 
 
 def table(results: Results, size: Size, flops: int) -> str:
-    """Markdown; medians over the steps of all rounds.
+    """Returns the results as a Markdown table, with medians over the steps of all rounds.
 
     Args:
-        flops: useful ones of a clip.
+        flops: useful floating-point operations per clip.
     """
     complete = {
         name: [m for m in every if m is not None] for name, every in results.items() if None not in every
@@ -325,10 +324,14 @@ def table(results: Results, size: Size, flops: int) -> str:
 
 def main() -> None:
     parser = OptionParser(prog="benchmarks/train.py", description="Speed and memory of training.")
-    parser.add_argument("--size", choices=tuple(SIZES), default="mid", help="of models and clips")
-    parser.add_argument("--rows", nargs="+", choices=(BASELINE, *ROWS), default=[BASELINE, *ROWS], help="what to run")
-    parser.add_argument("--steps", type=int_in(1), default=2, help="timed in each process, after two more")
-    parser.add_argument("--rounds", type=int_in(1), default=2, help="of all rows")
+    parser.add_argument("--size", choices=tuple(SIZES), default="mid", help="size of networks and clips")
+    parser.add_argument(
+        "--rows", nargs="+", choices=(BASELINE, *ROWS), default=[BASELINE, *ROWS], help="rows to measure"
+    )
+    parser.add_argument(
+        "--steps", type=int_in(1), default=2, help="timed steps in each process, after two more that are not timed"
+    )
+    parser.add_argument("--rounds", type=int_in(1), default=2, help="how often each row is measured")
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     options = parser.parse_args()
     with exit_on_user_error(parser.prog):

@@ -30,7 +30,7 @@ def toy_pipeline(toy_folder: Path) -> FlowRVS:
 
 @pytest.fixture
 def pipeline(toy_folder: Path) -> FlowRVS:
-    """A toy model of one's own."""
+    """A toy model that the test may change."""
     return load_flowrvs(str(toy_folder)).pipeline
 
 

@@ -1,23 +1,18 @@
-"""One process of tests/engine/training/test_fsdp.py: trains a tiny DiT, plain or sharded, and checks what it holds.
+"""What the processes of tests/engine/training/test_fsdp.py run: a tiny DiT, trained plain and sharded, and resumed."""
 
-torchrun --nproc_per_node=2 tests/sharded_run.py FOLDER plain|sharded STEPS [CHECKPOINT]
-"""
-
-import json
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import shutil
 
 import torch
 from accelerate import Accelerator
-from diffusers import WanTransformer3DModel
+from tiny_training import tiny_dit, tiny_options
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from engine.training.checkpoints import OPTIMIZER_FILE
 from engine.training.fsdp import shard_network
 from engine.training.latent_cache import LatentBatch
-from engine.training.tasks import FlowTask
-from engine.training.trainer import Trainer, TrainerOptions
+from engine.training.tasks import FlowOptions, FlowTask
+from engine.training.trainer import Trainer
 from models.dit import checkpoint_blocks
 
 
@@ -39,33 +34,60 @@ def batches(rank, step):
         step += 1
 
 
-def main(folder, form, steps, checkpoint=None):
-    accelerator = Accelerator(cpu=True)
-    torch.manual_seed(0)
-    dit = WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=32, out_channels=16, text_dim=64, freq_dim=16,
-        ffn_dim=32, num_layers=2,
-    )  # fmt: skip
+def trainer_in(folder, accelerator, is_sharded=True):
+    folder.mkdir(exist_ok=True)
+    dit = tiny_dit()
     checkpoint_blocks(dit, 1)
-    if form == "sharded":
+    if is_sharded:
         shard_network(dit, "cpu")
         weight = dit.blocks[0].ffn.net[2].weight
-        assert weight.to_local().numel() * 2 == weight.numel()
-    task = FlowTask(dit, FakeVAE(), Captions(), bbs_prob=0.5, start_point_augmentation=True)
-    options = TrainerOptions(
-        max_steps=int(steps), optimizer="adamw", lr=1e-3, weight_decay=0.01, lr_schedule="constant", warmup_steps=0,
-        lr_drop_steps=1, clip_max_norm=1.0, ema_decay=0.9, ema_device="cpu", amp=False, seed=0, max_bad_steps=1,
-        save_at=(2,), keep_last=2, print_freq=1,
-    )  # fmt: skip
-    trainer = Trainer(task, options, Path(folder), accelerator)
-    if checkpoint:
-        trainer.load(Path(checkpoint))
-    start = trainer.step
-    list(trainer.run(batches(accelerator.process_index, start)))
+        assert weight.to_local().numel() < weight.numel()
+    task = FlowTask(dit, FakeVAE(), Captions(), FlowOptions(bbs_prob=0.5, use_spa=True))
+    return Trainer(task, tiny_options(print_freq=1), folder, accelerator)
+
+
+def train(trainer, checkpoint=None):
+    if checkpoint is not None:
+        trainer.load(checkpoint)
+    list(trainer.run(batches(trainer.accelerator.process_index, trainer.step)))
+
+
+def write_slices(trainer, checkpoint):
+    """Replaces the optimizer's file in a checkpoint by one for each process, as --fsdp wrote them once."""
+    trainer.load(checkpoint)
+    state = trainer.optimizer.state_dict()
+    state["state"] = {
+        key: {name: value.to_local() if isinstance(value, DTensor) else value for name, value in entries.items()}
+        for key, entries in state["state"].items()
+    }
+    accelerator = trainer.accelerator
+    torch.save(state, checkpoint / f"optimizer_{accelerator.process_index}of{accelerator.num_processes}.pt")
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-        (Path(folder) / "losses.json").write_text(json.dumps([json.loads(line)["loss"] for line in lines[start:]]))
+        (checkpoint / OPTIMIZER_FILE).unlink()
+    accelerator.wait_for_everyone()
+
+
+def train_and_resume(folder):
+    """Trains four steps into plain/ and sharded/, and the sharded run again from step 2 on into resumed*/."""
+    accelerator = Accelerator(cpu=True)
+    train(trainer_in(folder / "plain", accelerator, is_sharded=False))
+    train(trainer_in(folder / "sharded", accelerator))
+    for name in ("resumed", "resumed_from_slices"):
+        if accelerator.is_main_process:
+            shutil.copytree(folder / "sharded", folder / name)
+        accelerator.wait_for_everyone()
+    train(trainer_in(folder / "resumed", accelerator), folder / "resumed" / "step_0000002")
+    run_dir = folder / "resumed_from_slices"
+    write_slices(trainer_in(run_dir, accelerator), run_dir / "step_0000002")
+    train(trainer_in(run_dir, accelerator), run_dir / "step_0000002")
     accelerator.end_training()
 
 
-main(*sys.argv[1:])
+def load_and_save(checkpoint, folder):
+    """Resumes a sharded run and saves it again without a step."""
+    accelerator = Accelerator(cpu=True)
+    trainer = trainer_in(folder, accelerator)
+    trainer.load(checkpoint)
+    trainer.save()
+    accelerator.end_training()

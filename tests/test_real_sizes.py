@@ -1,6 +1,6 @@
-"""The real model's sizes, on the meta device: shapes and names without memory.
+"""The real model has the published sizes: shapes and names on the meta device, without memory.
 
-The configurations are those that Wan2.1-T2V-1.3B-Diffusers publishes; class defaults where they agree.
+The configurations are those of Wan2.1-T2V-1.3B-Diffusers, without values that equal the class defaults.
 """
 
 import pytest
@@ -17,7 +17,7 @@ DIT = {
     "in_channels": 16, "num_attention_heads": 12, "num_layers": 30, "out_channels": 16, "patch_size": [1, 2, 2],
     "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024, "text_dim": 4096,
 }  # fmt: skip
-# Wan2.1-T2V-14B-Diffusers differs in these alone.
+# Wan2.1-T2V-14B-Diffusers differs only in these.
 BIG_DIT = DIT | {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}
 VAE = {
     "base_dim": 96,
@@ -83,7 +83,7 @@ def test_one_step_segments_480_by_832_by_17_in_shape(real_pipeline):
 
 
 def test_a_wan_of_another_size_and_a_vae_of_other_strides_fit_the_same_code(toy_pipeline):
-    """Wan2.1-14B's DiT, and the 16-stride, 48-channel VAE of Wan2.2 with a mask head of one channel per patch pixel."""
+    """The DiT of Wan2.1-14B; the VAE of Wan2.2: stride 16, 48 channels, mask head with one channel per patch pixel."""
     with torch.device("meta"):
         big = BIG_DIT | {"num_layers": 1}
         text = UMT5EncoderModel(UMT5Config(**TEXT | {"num_layers": 1}))

@@ -1,4 +1,4 @@
-"""The recipes of configs/: known keys, the method's numbers, and a dry run of each that ends below its memory."""
+"""The recipes of configs/ have known keys and the method's numbers, and pass a dry run below their memory limit."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from util.errors import UserError
 
 CONFIGS = Path(main.__file__).parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
-# GiB on each GPU that the recipes with real weights may take, by the arithmetic of engine/training/memory_estimate.py.
+# The most GiB on each GPU for a recipe with real weights, as engine/training/memory_estimate.py computes it.
 LIMITS = {
     "mevis.yaml": 36, "ytvos.yaml": 36, "pretrain.yaml": 36, "mevis_24gb.yaml": 24 - 2, "mevis_lora.yaml": 12,
     "mevis_14b_fsdp.yaml": 80 - 4,
@@ -28,7 +28,7 @@ METHOD = {
     "clip_max_norm": 1.0, "ema_decay": 0.9999, "epochs": 50, "bbs_prob": 0.5, "use_spa": True, "use_dvi": True,
     "augm_resize": True, "sampling": "sparse", "flip_prob": 0.5, "objective": "flow", "optimizer": "adamw",
 }  # fmt: skip
-CHANGED = {  # of the method's numbers, as the recipe's first lines say
+CHANGED = {  # numbers that differ from the method's, as the recipe's first lines say
     "pretrain.yaml": {"num_frames": 1, "epochs": 12},
     "mevis_lora.yaml": {"lr": 2e-4},
 }
@@ -36,16 +36,16 @@ CHANGED = {  # of the method's numbers, as the recipe's first lines say
 
 def write_wan(folder, dit):
     """A Wan folder as published, without weights."""
-    parts = {"transformer": dit, "vae": VAE, "text_encoder": TEXT, "tokenizer": {}}
-    for part, config in parts.items():
-        (folder / part).mkdir(parents=True)
-        (folder / part / "config.json").write_text(json.dumps(config))
+    configs = {"transformer": dit, "vae": VAE, "text_encoder": TEXT, "tokenizer": {}}
+    for name, config in configs.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A working folder with all that the recipes name, as the README has it."""
+    """A working folder with all data and weights that the recipes name, at their paths in the README."""
     root = tmp_path_factory.mktemp("home")
     write_wan(root / "Wan2.1-T2V-1.3B-Diffusers", DIT)
     write_wan(root / "Wan2.1-T2V-14B-Diffusers", BIG_DIT)
@@ -62,7 +62,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def dry(home, monkeypatch, capsys):
-    """Runs main.py --dry_run there, as one of so many processes; returns what it prints."""
+    """Runs main.py --dry_run in that folder, as one of ``num_processes``; returns what it prints."""
     monkeypatch.chdir(home)
 
     def dry(*flags, num_processes="1"):
@@ -74,7 +74,7 @@ def dry(home, monkeypatch, capsys):
 
 
 def gib(output):
-    return float(re.search(r"([\d.]+) GiB  at most", output)[1])
+    return float(re.search(r"([\d.]+) GiB  peak", output)[1])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -104,12 +104,12 @@ def test_a_recipe_passes_a_dry_run_and_takes_the_memory_that_it_says(path, dry):
         assert round(gib(output)) == int(stated[1]), "what its first lines say"
 
 
-def test_the_average_on_the_cpu_brings_the_methods_recipe_below_32_gib(dry):
+def test_ema_weights_on_the_cpu_bring_the_methods_recipe_below_32_gib(dry):
     config = ("--config", str(CONFIGS / "mevis.yaml"))
     there, here = gib(dry(*config, "--ema_device", "cpu")), gib(dry(*config))
     assert there <= 32
     assert f"{round(there)} with --ema_device cpu" in (CONFIGS / "mevis.yaml").read_text()
-    assert here - there > 5, "the average and its differences"
+    assert here - there > 5, "the EMA weights and their differences"
 
 
 def test_sharding_divides_what_a_gpu_holds_and_a_real_run_on_a_cpu_is_refused(dry):
@@ -140,7 +140,7 @@ def test_an_unknown_key_of_a_recipe_is_an_error_that_names_it(tmp_path, capsys):
         (["--resume", "nowhere"], "--resume nowhere"),
         (["--objective", "noise", "--no-use_dvi"], "objective noise starts from noise"),
         (["--mixture", "mevis=1", "ytvos=1", "--latent_cache", "c", "--sampling", "dense", "--no-augm_resize",
-          "--flip_prob", "0"], "--latent_cache: belongs to one dataset"),
+          "--flip_prob", "0"], "--latent_cache: works with one dataset"),
         (["--init_from", "a", "--dit_ckpt", "b"], "--init_from and --dit_ckpt"),
     ],
 )  # fmt: skip
@@ -161,7 +161,7 @@ def test_numbers_of_processes_that_torchrun_did_not_set_are_errors(dry, monkeypa
         dry(num_processes="two")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(SystemExit, match="WORLD_SIZE 2: is set, but not by torchrun"):
+    with pytest.raises(SystemExit, match="WORLD_SIZE: must be set by torchrun, got 2"):
         main.main(["--device", "cpu"])
 
 
@@ -171,5 +171,5 @@ def test_more_processes_than_gpus_and_one_gpu_for_several_processes_are_errors(m
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match=r"--nproc_per_node: .* got process 3 on a machine that shows 2; start fewer"):
         _start_processes(main.build_parser().parse_args([]), torch.device("cuda"))
-    with pytest.raises(SystemExit, match=r"--device cuda:1: names one GPU, and torchrun started 4 processes"):
+    with pytest.raises(SystemExit, match=r"--device cuda:1: names one GPU, but torchrun started 4 processes"):
         main.main(["--device", "cuda:1"])

@@ -1,4 +1,4 @@
-"""scripts/slurm_train.sh with stand-ins for Slurm's commands: signal, save, queue again, go on."""
+"""scripts/slurm_train.sh with stand-ins for Slurm's commands: signal, save, queue again, resume."""
 
 import json
 import os
@@ -37,7 +37,7 @@ esac
 
 @pytest.fixture
 def environment(tmp_path):
-    """What sbatch gives a job of two nodes; without a GPU each node has as many processes as it is told."""
+    """The variables that sbatch sets for a job of two nodes, with one process per node instead of one per GPU."""
     for name, content in (("srun", SRUN), ("scontrol", SCONTROL)):
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
@@ -54,12 +54,12 @@ def environment(tmp_path):
 
 @pytest.fixture
 def start(environment, toy_folder, small_toy, tmp_path):
-    def start():
+    def start(num_nodes):
         return subprocess.Popen(
             ["bash", "scripts/slurm_train.sh", "--wan_path", str(toy_folder), "--mevis_path", str(small_toy),
              "--device", "cpu", "--num_frames", "5", "--num_workers", "0", "--print_freq", "1", "--report_to", "none",
              "--save_steps", "1000000", "--epochs", "1000000", "--output_dir", str(tmp_path / "run")],
-            cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=environment | {"SLURM_JOB_NUM_NODES": str(num_nodes)}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     return start
@@ -71,7 +71,7 @@ def steps_done(run_dir):
 
 
 def signalled_after(job, number, run_dir, num_steps):
-    """Signals the script alone, as --signal=B: does, once so many steps are done; returns what it wrote to stderr."""
+    """Signals only the script, as --signal=B: does, after ``num_steps``; returns what it wrote to stderr."""
     while len(steps_done(run_dir)) < num_steps and job.poll() is None:
         time.sleep(0.05)
     job.send_signal(number)
@@ -82,12 +82,12 @@ def signalled_after(job, number, run_dir, num_steps):
 
 def test_a_job_that_is_warned_saves_and_is_queued_again_and_one_told_to_end_saves_and_is_not(start, tmp_path):
     run_dir, requeued = tmp_path / "run", tmp_path / "requeued"
-    errors = signalled_after(start(), signal.SIGUSR1, run_dir, 1)
+    errors = signalled_after(start(num_nodes=2), signal.SIGUSR1, run_dir, 1)
     first = len(steps_done(run_dir))
     assert f"Stopped by SIGUSR1 after {first} steps" in errors, errors[-2000:]
     assert (run_dir / "latest").read_text().strip() == f"step_{first:07d}"
     assert requeued.read_text() == f"requeue {JOB}\n"
-    errors = signalled_after(start(), signal.SIGTERM, run_dir, first + 1)
+    errors = signalled_after(start(num_nodes=1), signal.SIGTERM, run_dir, first + 1)
     second = len(steps_done(run_dir))
     assert f"Stopped by SIGTERM after {second} steps" in errors, errors[-2000:]
     assert (run_dir / "latest").read_text().strip() == f"step_{second:07d}"

@@ -6,7 +6,7 @@ from diffusers import WanTransformer3DModel
 from torch.utils.data import DataLoader
 
 from engine.training.latent_cache import LatentBatch
-from engine.training.tasks import FlowTask
+from engine.training.tasks import FlowOptions, FlowTask
 from engine.training.trainer import Trainer, TrainerOptions
 from models.text import clean_caption, embed_captions
 
@@ -44,9 +44,8 @@ def tiny_dit(channels=32):
 
 def flow_task(pipeline, dit=None, **options):
     table = CaptionTable(pipeline, CAPTIONS)
-    return FlowTask(
-        dit or tiny_dit(), pipeline.vae, table, **{"bbs_prob": 0.5, "start_point_augmentation": True} | options
-    )
+    how = FlowOptions(**{"bbs_prob": 0.5, "use_spa": True} | options)
+    return FlowTask(dit or tiny_dit(), pipeline.vae, table, how)
 
 
 def latent_batch(size=2, seeds=None):

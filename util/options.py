@@ -2,12 +2,18 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 
 from util.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def int_in(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -149,3 +155,9 @@ class OptionParser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             self.error(f"{path}: {action.dest} {error.message}")
         return parsed
+
+
+def from_flags(kind: type[Options], flags: argparse.Namespace, **derived: Any) -> Options:
+    """Builds a dataclass of options: each field from the flag of the same name, or from ``derived``."""
+    named = {field.name: getattr(flags, field.name) for field in fields(kind) if field.name not in derived}
+    return kind(**named, **derived)

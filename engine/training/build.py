@@ -1,4 +1,4 @@
-"""The parts of a training run, each from the options of ``main.py``."""
+"""Builds the objects of a training run from the options of ``main.py``."""
 
 import argparse
 import math
@@ -17,7 +17,7 @@ from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.training.fsdp import shard_network
 from engine.training.latent_cache import CachedLatents, collate_latents
 from engine.training.signals import ignore_signals
-from engine.training.tasks import FlowTask, MaskVAETask, Task
+from engine.training.tasks import FlowOptions, FlowTask, MaskVAEOptions, MaskVAETask, Task
 from engine.training.trainer import TrainerOptions
 from models.dit import checkpoint_blocks, has_injection, with_injection
 from models.flowrvs import FlowRVS
@@ -28,12 +28,14 @@ from models.weights import LoadedFlowRVS, load_flowrvs
 from util.device import DTYPES, select_dtype
 from util.errors import UserError
 from util.hashes import sha256_of
+from util.options import from_flags
 
 
 def load_weights(options: argparse.Namespace, device: torch.device) -> LoadedFlowRVS:
-    """The pipeline to start from, on the CPU, without text encoder; what does not train is bfloat16 on a GPU.
+    """Loads the pipeline to start from, on the CPU and without its text encoder.
 
-    ``--init_from`` replaces the weights of the network that the task trains.
+    The network that trains gets ``--weights_dtype`` and the weights of ``--init_from``; the frozen one is bfloat16 if
+    the device is a GPU, else float32.
     """
     dit_ckpt, vae_ckpt = options.dit_ckpt, options.vae_ckpt
     if options.init_from:
@@ -51,41 +53,48 @@ def load_weights(options: argparse.Namespace, device: torch.device) -> LoadedFlo
 
 
 def clip_options(options: argparse.Namespace, pipeline: FlowRVS) -> ClipOptions:
-    """How clips are cut from videos."""
+    """Returns how clips are cut from videos.
+
+    Raises:
+        UserError: if ``--latent_cache`` is given, but clips would differ between epochs.
+    """
     augmentation = Augmentation(0.5 if options.augm_resize else 0, options.flip_prob, options.jitter)
     if options.latent_cache and (options.sampling != "dense" or augmentation != NO_AUGMENTATION):
         raise UserError(
-            "--latent_cache: keeps whole clips of consecutive frames; "
+            "--latent_cache: needs the same clips in every epoch; "
             "add --sampling dense --no-augm_resize --flip_prob 0 --jitter 0"
         )
     sides = options.reso_h or pipeline.config.box_height, options.reso_w or pipeline.config.box_width
-    pipeline.fitted_size(*sides, *sides)  # refuses a box smaller than a token
+    pipeline.fitted_size(*sides, *sides)  # raises if the box is smaller than a token
     box = Box(min(sides), max(sides), math.lcm(*pipeline.size_multiple))
-    return ClipOptions(options.num_frames, box, options.sampling, augmentation, options.no_target_prob, options.seed)
+    return from_flags(ClipOptions, options, box=box, augmentation=augmentation)
 
 
 def training_clips(options: argparse.Namespace, sources: list[Source], pipeline: FlowRVS) -> ReferringClips:
-    """The clips to train on.
+    """Builds the dataset of clips to train on.
 
     Raises:
-        UserError: if there are none, or the options do not fit them.
+        UserError: if it is empty, or the options do not fit it.
     """
     if options.task == "flow" and options.latent_cache and len(sources) > 1:
-        raise UserError("--latent_cache: belongs to one dataset; leave it out, or train on one")
+        raise UserError(f"--latent_cache: works with one dataset, got {len(sources)}; leave it out, or train on one")
     clips = ReferringClips(sources, clip_options(options, pipeline))
     if len(clips.items_of(0)) == 0:
         names = ", ".join(source.name for source in sources)
-        raise UserError(f"--dataset_file: {names} holds no clip to train on; look at the folder and weights")
+        raise UserError(f"--dataset_file: {names} holds no clip to train on; check its folder and its --mixture weight")
     return clips
 
 
 def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torch.device, base: str = "") -> None:
-    """Turns the pipeline's network into the one to train and moves what a step needs to the device.
+    """Prepares a pipeline for training, in place, and moves the networks that a step needs to the device.
 
-    The pipeline holds the trained network itself, so that validation sees what is trained.
+    The pipeline holds the very network that trains, so that validation always has its current weights.
 
     Args:
-        base: file or folder of the DiT's weights, which a checkpoint of adapters names.
+        base: file or folder of the DiT's weights; a checkpoint of adapters records it.
+
+    Raises:
+        UserError: if ``--no-use_dvi`` is given for a DiT that has direct video injection.
     """
     if options.task == "mask_vae":
         vae = pipeline.vae if pipeline.vae.config.out_channels == 1 else with_mask_head(pipeline.vae)
@@ -94,7 +103,9 @@ def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torc
             pipeline.transformer.to(device)
         return
     if has_injection(pipeline.transformer) and not options.use_dvi:
-        raise UserError("--no-use_dvi: the given DiT has direct video injection; leave the flag out, or give another")
+        raise UserError(
+            "--no-use_dvi: the DiT already has direct video injection; leave the flag out, or give other weights"
+        )
     dit = with_injection(pipeline.transformer) if options.use_dvi else pipeline.transformer
     pipeline.register_modules(transformer=dit.requires_grad_(True))
     if options.lora_rank:
@@ -111,22 +122,15 @@ def prepare_network(options: argparse.Namespace, pipeline: FlowRVS, device: torc
 
 
 def build_task(options: argparse.Namespace, pipeline: FlowRVS, captions: Captions | None) -> Task:
-    """The task around the prepared network.
+    """Builds the task of ``--task`` for a pipeline that ``prepare_network`` has prepared.
 
     Args:
-        captions: of the clips; the decoder learns without.
+        captions: embeddings of the clips' captions; not needed by ``--task mask_vae``.
     """
-    if captions is None:
-        return MaskVAETask(pipeline.vae, crop=options.crop, latent_noise=options.latent_noise)
-    return FlowTask(
-        pipeline.transformer,
-        pipeline.vae,
-        captions,
-        bbs_prob=options.bbs_prob,
-        start_point_augmentation=options.use_spa,
-        objective=options.objective,
-        timestep_beta=options.timestep_beta,
-    )
+    if options.task == "mask_vae":
+        return MaskVAETask(pipeline.vae, from_flags(MaskVAEOptions, options))
+    assert captions is not None, "--task flow needs the captions of its clips"
+    return FlowTask(pipeline.transformer, pipeline.vae, captions, from_flags(FlowOptions, options))
 
 
 def build_loader(
@@ -136,7 +140,7 @@ def build_loader(
     loaded: LoadedFlowRVS,
     accelerator: Accelerator,
 ) -> DataLoader[Any]:
-    """This process's batches, of pictures or of cached latents, which are computed now if they are not there."""
+    """Builds the loader of this process's batches; with ``--latent_cache`` of latents, after caching missing ones."""
     if options.task == "flow" and options.latent_cache:
         data = str(clips.sources[0].split.root.resolve())
         identity = {"vae": sha256_of(loaded.files["vae"]), "data": data}
@@ -153,29 +157,25 @@ def build_loader(
     )  # fmt: skip
 
 
+def steps_per_epoch(options: argparse.Namespace, batches: Batches) -> int:
+    """Returns the number of optimizer steps in an epoch."""
+    return max(1, batches.steps_per_epoch // options.accumulate)
+
+
 def trainer_options(options: argparse.Namespace, steps_per_epoch: int, device: torch.device) -> TrainerOptions:
-    """How to train; lengths in epochs become steps."""
-    return TrainerOptions(
+    """Returns how to train: lengths in epochs become steps, and flags that were not given get their values."""
+    return from_flags(
+        TrainerOptions,
+        options,
         max_steps=options.max_steps or options.epochs * steps_per_epoch,
-        optimizer=options.optimizer,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        lr_schedule=options.lr_schedule,
-        warmup_steps=options.warmup_steps,
         lr_drop_steps=options.lr_drop * steps_per_epoch,
-        clip_max_norm=options.clip_max_norm,
-        ema_decay=options.ema_decay,
         ema_device=options.ema_device or device.type,
         amp=device.type == "cuda" if options.amp is None else options.amp,
-        seed=options.seed,
-        max_bad_steps=options.max_bad_steps,
         save_at=(options.save_steps, steps_per_epoch),
-        keep_last=options.keep_last,
-        print_freq=options.print_freq,
     )
 
 
 def base_of(loaded: LoadedFlowRVS) -> str:
-    """The file or folder that the DiT's weights came from."""
+    """Returns the file or folder from which the DiT's weights were read."""
     first = loaded.files["transformer"][0].resolve()
     return str(first.parent if first.suffix == ".safetensors" and (first.parent / "config.json").is_file() else first)

@@ -1,4 +1,4 @@
-"""The running average of the trained weights, which validates and is exported."""
+"""Keeps the EMA weights, with which a run validates and which are exported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,35 +8,35 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 
-class AveragedWeights:
-    """Exponential moving average of the parameters that train, in float32.
+class EMAWeights:
+    """Keeps an exponential moving average of the trained parameters, in float32.
 
-    Early on the decay is (1 + n) / (10 + n) at step n, so that the start is soon forgotten.
+    In the first steps the decay is (1 + n) / (10 + n) at step n, so that the initial weights are soon forgotten.
 
     Args:
-        decay: share of the average that stays at each step, in [0, 1].
-        device: where the average lives: on the CPU it takes no GPU memory, but each step copies the weights there.
+        decay: share of the old EMA weights that each step keeps, in [0, 1].
+        device: where the EMA weights are kept. ``cpu`` saves GPU memory, but copies the weights to the host each step.
     """
 
-    def __init__(self, model: nn.Module, decay: float, device: str) -> None:
-        self.model = model
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    def __init__(self, network: nn.Module, decay: float, device: str) -> None:
+        self.network = network
+        trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         self.names = list(trained)
         self._parameters = list(trained.values())
         self._ema = EMAModel(self._parameters, decay=decay, foreach=True)
-        # bfloat16 would lose nearly every step: at a decay of 0.9999 one adds a ten-thousandth of the difference.
+        # bfloat16 would lose nearly every step: at a decay of 0.9999 a step adds 0.0001 of the difference.
         self._ema.to(device=device, dtype=torch.float32)
         is_moved = device != self._parameters[0].device.type
         self._copies = [_pinned_like(parameter) for parameter in self._parameters] if is_moved else None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The averages by the names of their parameters."""
+        """Returns the EMA weights by the names of their parameters."""
         return dict(zip(self.names, self._ema.shadow_params, strict=True))
 
     @property
     def num_steps(self) -> int:
-        """How many steps were averaged."""
+        """Returns how many steps the EMA has taken."""
         return self._ema.optimization_step
 
     @num_steps.setter
@@ -45,7 +45,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Takes in the weights as they are now."""
+        """Updates the EMA with the current weights."""
         if self._copies is None:
             self._ema.step(self._parameters)
             return
@@ -55,16 +55,16 @@ class AveragedWeights:
         self._ema.step(self._copies)
 
     @contextmanager
-    def in_model(self) -> Iterator[None]:
-        """Within the block the model holds the averages and is in evaluation mode."""
+    def in_network(self) -> Iterator[None]:
+        """Puts the EMA weights into the network, in evaluation mode, until the block ends."""
         self._ema.store(self._parameters)
         self._ema.copy_to(self._parameters)
-        self.model.eval()
+        self.network.eval()
         try:
             yield
         finally:
             self._ema.restore(self._parameters)
-            self.model.train()
+            self.network.train()
 
 
 def _pinned_like(parameter: Tensor) -> nn.Parameter:

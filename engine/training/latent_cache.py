@@ -1,4 +1,4 @@
-"""Latents of training clips, computed once and kept on disk.
+"""Computes the latents of training clips once and keeps them on disk.
 
 One safetensors file per (video, first frame): ``mean`` and ``log_variance`` of the video's posterior, so that
 start-point augmentation still samples, and ``mask/<exp_id>`` for every expression.
@@ -25,12 +25,12 @@ from util.errors import UserError
 from util.files import read_json, write_text_whole
 
 MANIFEST = "manifest.json"
-MASKS_AT_ONCE = 4  # through the encoder; bounds the memory at 480p
+MASKS_AT_ONCE = 4  # masks that the VAE encodes in one call; bounds the memory at 480p
 
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """What a step of flow matching needs: posterior mean, log-variance and mask latents, [B, C, T, H, W] raw."""
+    """The input of a flow-matching step: unnormalised latents [B, C, T, H, W]."""
 
     mean: Tensor
     log_variance: Tensor
@@ -43,7 +43,7 @@ class LatentBatch:
 
 @dataclass(frozen=True)
 class LatentClip:
-    """One item of a batch, without its axis."""
+    """One item of a ``LatentBatch``, without the batch axis."""
 
     mean: Tensor
     log_variance: Tensor
@@ -55,15 +55,15 @@ class LatentClip:
 
 
 class CachedLatents(Dataset[LatentClip]):
-    """The items of ``clips`` as latents, consecutive whole frames; ``fill`` computes those that are not there yet.
+    """Reads the clips of one dataset as cached latents; ``fill`` must compute missing ones first.
 
     Args:
-        folder: the cache; belongs to one VAE, dataset, clip length and size.
-        clips: of one source.
-        identity: what must not change between uses of a folder, say the hash of the VAE.
+        folder: the cache; it serves one VAE, dataset, clip length and size.
+        clips: consecutive frames, not augmented.
+        identity: what else must be equal whenever the folder is used, such as the hash of the VAE.
 
     Raises:
-        UserError: if the folder was made for something else.
+        UserError: if the folder holds other latents, or other files.
     """
 
     def __init__(self, folder: Path, clips: ReferringClips, identity: dict[str, str]) -> None:
@@ -75,7 +75,7 @@ class CachedLatents(Dataset[LatentClip]):
         self._check_identity({**identity, "num_frames": str(clips.options.num_frames), "size": size})
 
     def fill(self, vae: AutoencoderKLWan, rank: int = 0, num_ranks: int = 1) -> None:
-        """Computes what is not in the folder yet: this process's share of it, with a progress bar."""
+        """Computes this process's share of the latents that are not in the folder yet."""
         groups: dict[Path, list[Item]] = defaultdict(list)
         for item in self.clips.items:
             groups[self._file(item)].append(item)
@@ -102,7 +102,7 @@ class CachedLatents(Dataset[LatentClip]):
 
     @torch.no_grad()
     def _encode(self, file: Path, items: list[Item], vae: AutoencoderKLWan) -> None:
-        """Writes one file: the frames are read and encoded once, each set of targets once."""
+        """Writes one file. Encodes the frames once, and each set of target objects once."""
         frames = self.clips.fixed_frames(items[0])
         mean, log_variance = mask_vae.encode_posterior(vae, frames.transpose(0, 1)[None].to(vae.device))
         distinct = {item.expression.object_ids: item for item in items}
@@ -129,17 +129,21 @@ class CachedLatents(Dataset[LatentClip]):
         if manifest.is_file():
             if read_json(manifest) != identity:
                 raise UserError(
-                    f"--latent_cache {self.folder}: made with another VAE, data, clip length or size; "
+                    f"--latent_cache {self.folder}: holds latents of another VAE, dataset, clip length or size; "
                     "give another folder"
                 )
-        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):  # another process may just write it
-            raise UserError(f"--latent_cache {self.folder}: not empty and no latent cache; give another folder")
+        elif any(
+            not file.name.startswith(".") for file in self.folder.iterdir()
+        ):  # a hidden file: another process is writing the manifest
+            raise UserError(
+                f"--latent_cache {self.folder}: must be empty or a latent cache, got other files; give another folder"
+            )
         else:
             write_text_whole(manifest, json.dumps(identity, indent=1))
 
 
 def collate_latents(clips: list[LatentClip]) -> LatentBatch:
-    """Stacks items of one size."""
+    """Stacks items of equal size into a batch."""
     return LatentBatch(
         torch.stack([clip.mean for clip in clips]),
         torch.stack([clip.log_variance for clip in clips]),

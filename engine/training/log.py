@@ -1,4 +1,4 @@
-"""What a run records of its steps: means over a window of them, and the file ``metrics.jsonl``."""
+"""Logs a run: means over the steps between two log lines, ``metrics.jsonl``, curves and images."""
 
 import argparse
 import json
@@ -19,31 +19,32 @@ from util.files import write_text_whole
 from util.images import Frame
 
 TRACKERS = ("tensorboard", "wandb", "none")
-FOLDER = "tensorboard"  # in the run's
+FOLDER = "tensorboard"  # inside the run folder
 
 
 def cut_records(file: Path, step: int) -> None:
-    """Leaves out lines beyond ``step``: those steps come again."""
+    """Removes the lines of later steps than ``step``, which a resumed run does again."""
     if file.is_file():
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_text_whole(file, "".join(kept))
 
 
-def means_of(numbers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each number over the batches that have it; NaN says that one has none."""
+def mean_over_batches(numbers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the mean of each number over the batches that have it; NaN marks a batch that does not."""
     return {name: torch.stack([entry[name] for entry in numbers]).nanmean() for name in numbers[0]}
 
 
 def recentred_share(batches: list[ClipBatch | LatentBatch]) -> Tensor:
+    """Returns the share of crops that had lost their object; NaN for cached latents, which are never cropped."""
     clips = [batch for batch in batches if isinstance(batch, ClipBatch)]
     if not clips:
         return torch.tensor(math.nan)
     return torch.tensor(sum(b.num_recentred for b in clips) / sum(len(b.captions) for b in clips))
 
 
-class Window:
-    """Numbers of the steps since the last log line; tensors stay on their device until the means are taken."""
+class RunningMeans:
+    """Collects the numbers of the steps since the last log line; tensors stay on their device until ``take``."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, list[Tensor]] = defaultdict(list)
@@ -56,13 +57,13 @@ class Window:
             self.numbers[name].append(value)
         self.num_clips += num_clips
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Mean of each number over the window and all processes, those left out that no step had."""
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """Returns the mean of each number over the steps and all processes, without numbers that no step had."""
         elapsed = time.perf_counter() - self.started
         names = sorted(self.numbers)
         own = torch.stack([torch.stack([v.float().to(accelerator.device) for v in self.numbers[n]]) for n in names])
         everyone = accelerator.gather(own[None])  # [processes, numbers, steps]
-        # The loss itself keeps a NaN, which must be seen; the others use it for "none in this batch".
+        # A NaN loss must be seen; in the other numbers NaN means that a batch had none.
         means = {
             name: (values.mean() if name == "loss" else values.nanmean()).item()
             for name, values in zip(names, everyone.unbind(1), strict=True)
@@ -75,20 +76,22 @@ class Window:
 
 
 def check_tracker(name: str) -> None:
-    """Refuses a tracker whose package is absent, before any work.
+    """Checks that a tracker's package is installed.
 
     Raises:
-        UserError: if it is.
+        UserError: if it is not.
     """
     if name != "none" and find_spec(name) is None:
-        raise UserError(f"--report_to {name}: the package is not installed; pip install {name}, or --report_to none")
+        raise UserError(
+            f"--report_to {name}: its package is not installed; pip install {name}, or use --report_to none"
+        )
 
 
 def start_tracker(accelerator: Accelerator, name: str, run_dir: Path, options: argparse.Namespace, step: int) -> None:
-    """Begins to track; of a resumed run, curves beyond ``step`` are dropped, as those steps come again.
+    """Starts the tracker; a resumed run drops its curves beyond ``step``, since it does those steps again.
 
     Args:
-        accelerator: made with this tracker and with the run's folder.
+        accelerator: built with this tracker and the run folder.
     """
     if name == "tensorboard":
         accelerator.init_trackers(FOLDER, init_kwargs={name: {"purge_step": step + 1}})
@@ -96,11 +99,11 @@ def start_tracker(accelerator: Accelerator, name: str, run_dir: Path, options: a
         accelerator.init_trackers("flowrvs", vars(options), {name: {"name": run_dir.name, "resume": "allow"}})
 
 
-def log_pictures(accelerator: Accelerator, pictures: dict[str, Frame], step: int) -> None:
-    """Logs pictures [H, W, 3], each under its name; for the main process alone."""
+def log_images(accelerator: Accelerator, images: dict[str, Frame], step: int) -> None:
+    """Logs images [H, W, 3] under their names; only the main process has any."""
     for tracker in accelerator.trackers:
-        for name, picture in pictures.items():
+        for name, image in images.items():
             if tracker.name == "tensorboard":
-                tracker.writer.add_image(name, picture, global_step=step, dataformats="HWC")
+                tracker.writer.add_image(name, image, global_step=step, dataformats="HWC")
             else:
-                tracker.log_images({name: [picture]}, step=step)
+                tracker.log_images({name: [image]}, step=step)

@@ -1,4 +1,4 @@
-"""How much GPU memory a training run takes, by arithmetic: counted where it can be, estimated for activations."""
+"""Computes how much GPU memory a training run takes; activations are estimated."""
 
 import weakref
 from dataclasses import dataclass
@@ -9,25 +9,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GIB = 2**30
-# Bytes that one of Wan's blocks keeps for its backward pass under bfloat16 autocast, counted by saved-tensor hooks: per
-# video token and unit of width, per token and unit of the feed-forward width, per text token and unit of width. The
-# first is 68 and what each token has once: statistics of norms and attention.
+# Bytes that a block of Wan's DiT keeps for its backward pass under bfloat16 autocast, counted by saved-tensor hooks:
+# per video token and unit of width, per video token and unit of feed-forward width, per text token and unit of width.
+# The first is 68, rounded up for what each token has only once: statistics of norms and attention.
 PER_WIDTH, PER_FEED_FORWARD, PER_TEXT_WIDTH = 69, 4, 12
-HIDDEN_BYTES = 2  # of a checkpointed block only its input is kept, in bfloat16
+HIDDEN_BYTES = 2  # a checkpointed block keeps only its input, in bfloat16
 MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
-# One after the other in a step: never two of them at once.
-PHASES = ("while the VAE encodes", "while the DiT runs, estimated", "while averaging")
+# Phases of a step, which need their memory one after the other.
+PHASES = ENCODE, RUN_DIT, UPDATE_EMA = "phase: VAE encodes", "phase: DiT runs (estimated)", "phase: EMA update"
 
 
 @dataclass(frozen=True)
-class Network:
-    """The sizes of a DiT.
+class DiTSize:
+    """How large a DiT is.
 
     Attributes:
-        weight_bytes: of all weights as they are kept; ``trained_bytes`` of those that train.
-        num_trained: parameters that train.
-        block_parameters: of one block; ``outer_parameters`` of what is in none.
-        width, feed_forward_width: of the blocks.
+        weight_bytes: size of all weights in their dtypes.
+        trained_bytes: size of the weights that train.
+        num_trained: number of parameters that train.
+        block_parameters: number of parameters in each block.
+        outer_parameters: number of parameters outside the blocks.
+        width, feed_forward_width: channels of the blocks and of their feed-forward layers.
     """
 
     weight_bytes: int
@@ -42,7 +44,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Clips:
-    """What one step sees: clips, video tokens of each, text tokens of each; bytes that encoding them takes."""
+    """The clips of a step.
+
+    Attributes:
+        num_tokens, num_text_tokens: of each clip.
+        encoding_bytes: peak memory of the VAE while it encodes them.
+    """
 
     batch_size: int
     num_tokens: int
@@ -52,63 +59,64 @@ class Clips:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the flags of ``main.py`` say about memory; ``num_shards`` is 1 without --fsdp."""
+    """Flags of ``main.py`` that change the memory; ``num_shards`` is 1 without ``--fsdp``."""
 
     has_float32_weights: bool
     optimizer: str
-    average_on_gpu: bool
+    ema_on_gpu: bool
     checkpoint_every: int
     num_shards: int
 
 
-def saved_by_block(network: Network, clips: Clips, has_float32_weights: bool) -> int:
-    """Bytes that one block keeps for its backward pass; float32 weights are kept in bfloat16 once more.
+def saved_by_block(dit: DiTSize, clips: Clips, has_float32_weights: bool) -> int:
+    """Returns the bytes that a block keeps for its backward pass, with a bfloat16 copy of its float32 weights.
 
-    With adapters (LoRA) it is less: the inputs of frozen layers are not kept.
+    With adapters (LoRA) a block keeps less, since the inputs of frozen layers are not needed.
     """
-    per_token = PER_WIDTH * network.width + PER_FEED_FORWARD * network.feed_forward_width
-    text = PER_TEXT_WIDTH * network.width * clips.num_text_tokens
-    copies = 2 * network.block_parameters if has_float32_weights else 0
+    per_token = PER_WIDTH * dit.width + PER_FEED_FORWARD * dit.feed_forward_width
+    text = PER_TEXT_WIDTH * dit.width * clips.num_text_tokens
+    copies = 2 * dit.block_parameters if has_float32_weights else 0
     return clips.batch_size * (clips.num_tokens * per_token + text) + copies
 
 
-def training_memory(network: Network, clips: Clips, choices: Choices, vae_parameters: int) -> dict[str, int]:
-    """Bytes on each GPU, by what they are for; ``peak`` sums them up.
+def training_memory(dit: DiTSize, clips: Clips, choices: Choices, vae_parameters: int) -> dict[str, int]:
+    """Returns the bytes on each GPU by their use; ``peak`` adds them up.
 
     Args:
-        vae_parameters: of the frozen VAE, in bfloat16.
+        vae_parameters: number of parameters of the frozen VAE, which is bfloat16.
     """
     shards = choices.num_shards
     every = choices.checkpoint_every
-    num_recomputed = -(-network.num_blocks // every) if every else 0
-    hidden = HIDDEN_BYTES * clips.batch_size * clips.num_tokens * network.width
-    whole = network.num_blocks - num_recomputed + (1 if num_recomputed else 0)  # one at a time comes back
-    # In float32: what is in no block stays whole during a step, as weights and gradients, and so do two blocks.
-    gathered = 2 * 4 * (network.outer_parameters + 2 * network.block_parameters) if shards > 1 else 0
-    average = network.num_trained * 4 // shards if choices.average_on_gpu else 0
+    num_recomputed = -(-dit.num_blocks // every) if every else 0
+    hidden = HIDDEN_BYTES * clips.batch_size * clips.num_tokens * dit.width
+    whole = (
+        dit.num_blocks - num_recomputed + (1 if num_recomputed else 0)
+    )  # the backward pass recomputes one block at a time
+    # During a step weights and gradients of two blocks, and of all outside the blocks, are gathered in float32.
+    gathered = 2 * 4 * (dit.outer_parameters + 2 * dit.block_parameters) if shards > 1 else 0
+    ema = dit.num_trained * 4 // shards if choices.ema_on_gpu else 0
     return {
-        "weights": network.weight_bytes // shards,
-        "gradients": network.trained_bytes // shards,
-        "moments": network.num_trained * MOMENT_BYTES[choices.optimizer] // shards,
-        "average": average,
+        "weights": dit.weight_bytes // shards,
+        "gradients": dit.trained_bytes // shards,
+        "moments": dit.num_trained * MOMENT_BYTES[choices.optimizer] // shards,
+        "EMA weights": ema,
         "gathered by --fsdp": gathered,
         "VAE": 2 * vae_parameters,
-        "while the VAE encodes": clips.encoding_bytes,
-        "while the DiT runs, estimated": num_recomputed * hidden
-        + whole * saved_by_block(network, clips, choices.has_float32_weights),
-        "while averaging": average,  # EMAModel makes the differences of all weights before it adds them
+        ENCODE: clips.encoding_bytes,
+        RUN_DIT: num_recomputed * hidden + whole * saved_by_block(dit, clips, choices.has_float32_weights),
+        UPDATE_EMA: ema,  # EMAModel computes the differences of all weights before it adds them
     }
 
 
 def peak(memory: dict[str, int]) -> int:
-    """Bytes that are in use at most: all that stays, and the largest of what comes one after the other."""
+    """Returns the most bytes in use at once: what stays during a step, and its largest phase."""
     return sum(size for name, size in memory.items() if name not in PHASES) + max(memory[name] for name in PHASES)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within the block, ``peak`` is the most bytes that tensors made there held at once.
+    """Measures, until the block ends, the most bytes that tensors created in it hold at once: ``peak``.
 
-    What a library's kernels take for themselves, cuDNN's workspace say, comes on top.
+    Memory that kernels allocate for themselves, such as cuDNN's workspace, is not counted.
     """
 
     def __init__(self) -> None:
@@ -125,7 +133,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, storage: Any) -> None:
-        if storage._cdata in self._alive:  # a view, or written in place
+        if storage._cdata in self._alive:  # a view, or the result of an in-place operation
             return
         self._alive.add(storage._cdata)
         self._now += storage.nbytes()

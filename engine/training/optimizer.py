@@ -1,4 +1,4 @@
-"""The optimizers: which weights decay, and AdamW for float32 or bfloat16 weights or with 8-bit moments."""
+"""Builds AdamW for float32 or bfloat16 weights or with 8-bit moments, and decides which weights decay."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,20 +20,20 @@ TORCHAO = "torchao.optim"
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: matrices and kernels decay, all others do not.
+    """Splits the trained parameters into a group with weight decay and one without.
 
-    Exempt are biases, norms (the VAE's have up to four axes), embeddings (Wan's patch, time and text embedders and any
-    ``nn.Embedding``) and Wan's modulation tables.
+    Matrices and convolution kernels decay. Biases, norms (the VAE's have up to four axes), embeddings (Wan's patch,
+    time and text embedders and any ``nn.Embedding``) and Wan's modulation tables do not.
 
     Returns:
-        The decayed group, then the exempt one; either may be empty.
+        The group with decay, then the group without; either may be empty.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed: list[Tensor] = []
     exempt: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or id(parameter) in tables or any(part in name for part in EXEMPT_NAMES)
+            spared = parameter.ndim < 2 or id(parameter) in tables or any(word in name for word in EXEMPT_NAMES)
             (exempt if spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 
@@ -41,17 +41,17 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def build_optimizer(
     name: str, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), seed: int = 0
 ) -> Optimizer:
-    """The optimizer of a network's trained parameters, their decay as ``decay_groups`` has it.
+    """Builds the optimizer of a network's trained parameters, in the groups of ``decay_groups``.
 
-    Change its rate by ``set_learning_rate``: torchao's must stay a tensor.
+    Change its learning rate only with ``set_learning_rate``: torchao keeps the rate in a tensor.
 
     Args:
-        name: ``adamw`` is torch's for float32 weights and ``StochasticAdamW`` where any are bfloat16; ``adamw8bit``
-            keeps the moments of large weights in 8 bits and needs torchao or bitsandbytes.
-        seed: of the rounding of bfloat16 weights; the same on every rank.
+        name: ``adamw`` is torch's, or ``StochasticAdamW`` if any weight is bfloat16. ``adamw8bit`` keeps the moments of
+            large weights in 8 bits and needs torchao or bitsandbytes.
+        seed: for rounding bfloat16 weights; must be equal in all processes.
 
     Raises:
-        UserError: if ``adamw8bit`` has no package, or one that cannot train bfloat16 weights.
+        UserError: if no package for ``adamw8bit`` is installed, or only one that cannot train bfloat16 weights.
     """
     groups = decay_groups(model, weight_decay)
     has_bfloat16 = any(parameter.dtype is torch.bfloat16 for group in groups for parameter in group["params"])
@@ -64,20 +64,20 @@ def build_optimizer(
 
 
 def check_optimizer(name: str, is_bfloat16: bool) -> None:
-    """Refuses an optimizer whose package is absent, before any work.
+    """Checks that an optimizer's package is installed.
 
     Args:
-        is_bfloat16: whether the weights will be.
+        is_bfloat16: whether the weights to train will be bfloat16.
 
     Raises:
-        UserError: if ``build_optimizer`` could not build it.
+        UserError: if ``build_optimizer`` would raise one.
     """
     if name == "adamw8bit":
         _adamw8bit_package(is_bfloat16)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Sets the rate of every group, in place where the optimizer keeps it as a tensor."""
+    """Sets the learning rate of every group; a rate that is a tensor is filled in place."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -86,43 +86,45 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
-    """Rounds to one of the two nearest bfloat16 values, so that the mean over draws is the value itself.
+    """Rounds to one of the two nearest bfloat16 values at random, such that the expected result is the value itself.
 
-    A bfloat16 is the upper half of a float32. A random 16-bit integer added to the bits carries into that half with
-    the probability of what the lower half holds; then the lower half is dropped.
+    A bfloat16 is the upper half of a float32. A random 16-bit integer is added to the bits: it carries into the upper
+    half with a probability proportional to the lower half. Then the lower half is dropped.
 
     Args:
         values: float32, of any shape.
         generator: on the device of ``values``.
 
     Returns:
-        bfloat16 of the same shape. What bfloat16 holds exactly stays, infinities too; NaN stays NaN. Beyond the
+        bfloat16 of the same shape. Values that bfloat16 holds exactly, infinities and NaN do not change. Beyond the
         largest bfloat16 (3.39e38) the upper neighbour is infinity, as in rounding to nearest.
 
     Source: Zamirai et al., Revisiting BFloat16 Training (arXiv 2010.06192).
     """
-    # In the order of the logical axes, so that the memory layout (channels last) does not change a weight's draw.
+    # Drawn in the order of the logical axes: the memory layout (channels last) must not change a weight's draw.
     bits = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     bits.add_(values.view(torch.int32)).bitwise_and_(-1 << 16)
     rounded = bits.view(torch.float32).to(torch.bfloat16)
-    return rounded.masked_fill_(values.isnan(), torch.nan)  # its bits may carry into the sign, or lose every one
+    return rounded.masked_fill_(
+        values.isnan(), torch.nan
+    )  # the sum may have overflowed into its sign, or left no mantissa bit
 
 
 class StochasticAdamW(Optimizer):
-    """AdamW for bfloat16 weights: computed in float32, the new weight rounded stochastically.
+    """Implements AdamW for bfloat16 weights: computes in float32 and rounds the new weight stochastically.
 
-    A weight just below 1 has neighbours 2^-8 away: rounding to nearest loses every step under half of that, stochastic
-    rounding keeps it in the mean. float32 weights among them are updated as torch's AdamW does.
+    The neighbours of a weight just below 1 are 2^-8 away. Rounding to nearest loses every smaller step than half of
+    that; stochastic rounding keeps it on average. float32 weights are updated as torch's AdamW does.
 
-    Weight and moments take 2 + 4 + 4 = 10 bytes per bfloat16 parameter (float32: 12), gradients not counted. A step
-    takes at most 11 more per element of one tensor at a time.
+    Weight and moments take 2 + 4 + 4 = 10 bytes per bfloat16 parameter (float32: 12), without gradients. A step needs
+    up to 11 more bytes per element, for one tensor at a time.
 
-    The random bits of a step come from the seed, the number of the step and the place of the parameter alone: all
-    ranks of a data-parallel run round alike, and so does a resumed run. The state holds nothing random.
+    The random bits depend only on the seed, the step and the index of the parameter, so that all processes of a
+    data-parallel run, and a resumed run, round equally. The state holds no random numbers.
 
     Args:
-        params: bfloat16 or float32, or groups of them.
-        seed: of the rounding; not in the state: a resumed run gives it again.
+        params: bfloat16 or float32 parameters, or groups of them.
+        seed: for rounding; not saved in the state, so a resumed run must pass the same.
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (arXiv 1711.05101), in the order of operations
     of ``torch.optim.AdamW``.
@@ -136,16 +138,16 @@ class StochasticAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Updates every parameter that has a gradient, with the rate its group has now."""
+        """Updates every parameter that has a gradient, with the current learning rate of its group."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        placed = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
-        for place, (group, parameter) in enumerate(placed):
+        in_order = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
+        for index, (group, parameter) in enumerate(in_order):
             if parameter.grad is not None:
-                self._update(group, parameter, place)
+                self._update(group, parameter, index)
         return loss
 
-    def _update(self, group: dict[str, Any], parameter: Tensor, place: int) -> None:
+    def _update(self, group: dict[str, Any], parameter: Tensor, index: int) -> None:
         assert parameter.dtype in (torch.bfloat16, torch.float32), f"weights must be bf16 or float32: {parameter.dtype}"
         state = self.state[parameter]
         if not state:
@@ -164,11 +166,11 @@ class StochasticAdamW(Optimizer):
         weight.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1 ** state["step"]))
         del scale
         if parameter.dtype is torch.bfloat16:
-            generator = Generator(parameter.device).manual_seed(_mixed_seed(self.seed, state["step"], place))
+            generator = Generator(parameter.device).manual_seed(_mixed_seed(self.seed, state["step"], index))
             parameter.copy_(stochastic_round(weight, generator))
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Takes over what ``state_dict`` of another one gave; the moments stay float32, copied."""
+        """Loads a ``state_dict``; copies the moments and keeps them in float32."""
         saved = state_dict["state"]
         # torch would cast the moments to the parameter's bfloat16.
         super().load_state_dict({**state_dict, "state": {key: {"step": saved[key]["step"]} for key in saved}})
@@ -179,7 +181,7 @@ class StochasticAdamW(Optimizer):
 
 
 def _mixed_seed(*numbers: int) -> int:
-    """A seed of several numbers. Hashed, since torch's CPU generator reads only the lowest 32 bits."""
+    """Hashes several numbers to a seed of 32 bits, all that torch's CPU generator reads."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
 
 
@@ -193,24 +195,24 @@ def _adamw8bit(groups: list[dict[str, Any]], has_bfloat16: bool, seed: int, **op
         done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
         torch.manual_seed(_mixed_seed(seed, done + 1))
 
-    if has_bfloat16:  # torchao rounds by torch's global generator, from which training draws nothing else
+    if has_bfloat16:  # torchao rounds with torch's global generator, which training uses for nothing else
         optimizer.register_step_pre_hook(seed_step)
     return optimizer
 
 
 def _adamw8bit_package(has_bfloat16: bool) -> Any:
-    """torchao's or bitsandbytes' module of optimizers."""
+    """Imports the optimizers of torchao, or else of bitsandbytes."""
     with suppress(ImportError):
         return import_module(TORCHAO)
     try:
         bitsandbytes = import_module("bitsandbytes.optim")
     except ImportError:
         raise UserError(
-            "--optimizer adamw8bit needs one of two packages; pip install torchao, or pip install bitsandbytes"
+            "--optimizer adamw8bit: needs torchao or bitsandbytes; pip install torchao, or pip install bitsandbytes"
         ) from None
     if has_bfloat16:
         raise UserError(
-            "--optimizer adamw8bit must round bfloat16 weights stochastically, got bitsandbytes, which cannot; "
+            "--optimizer adamw8bit: must round bfloat16 weights stochastically, got bitsandbytes, which cannot; "
             "pip install torchao, or use --optimizer adamw"
         )
     return bitsandbytes

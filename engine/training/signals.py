@@ -1,4 +1,4 @@
-"""Signals that end a run early, once its state is saved: from a scheduler, torchrun or the keyboard."""
+"""Handles the signals that end a run early: from a scheduler, torchrun or the keyboard."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignal:
-    """Remembers the first signal; a second Ctrl-C ends the process at once."""
+    """Remembers a signal until the step has ended; a second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within the block the signals are remembered instead of ending the process."""
+        """Catches the signals until the block ends; they no longer end the process."""
         if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             yield
             return
@@ -36,21 +36,21 @@ class StopSignal:
 
 
 def ignore_signals(_: int) -> None:
-    """For a loader's workers: torchrun signals the whole process group, but the main process decides when to stop."""
+    """Makes a loader's worker ignore the signals, which torchrun sends to it too: the trainer decides when to stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def batches_of(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """A loader's batches; its workers end with the block, also after an error.
+    """Yields an iterator over a loader's batches; its workers end with the block, also after an error.
 
-    They ignore the signal by which the end of the process would end them, and it would wait for them forever.
+    Without this the process could not exit: it would send SIGTERM to the workers, which ignore it, and wait for them.
     """
     batches = iter(loader)
     try:
         yield batches
     finally:
-        shut_down = getattr(batches, "_shutdown_workers", None)  # of a loader with workers
+        shut_down = getattr(batches, "_shutdown_workers", None)  # only loaders with workers have it
         if shut_down is not None:
             shut_down()

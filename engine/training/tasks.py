@@ -19,102 +19,107 @@ from models.text import Captions
 
 @dataclass(frozen=True)
 class StepResult:
-    """A loss to differentiate, and numbers to log."""
+    """The loss of a batch, and further numbers to log."""
 
     loss: Tensor
     numbers: dict[str, Tensor]
 
 
 class Task(Protocol):
-    """What the trainer needs of a task.
+    """What the trainer needs from a task.
 
     Attributes:
-        part: the trained network's name in a pipeline.
-        model: the trained network, as it is saved.
-        network: what a step runs: the model or a part of it, which data-parallel processes wrap.
+        network_name: ``transformer`` or ``vae``: where a pipeline and a checkpoint hold the trained network.
+        network: the trained network, as it is saved.
+        wrapped: the module that a step calls, around ``network``; the trainer wraps it for data-parallel training.
     """
 
-    part: str
-    model: ModelMixin
-    network: nn.Module
+    network_name: str
+    network: ModelMixin
+    wrapped: nn.Module
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
-        """One forward pass; every draw of a sample comes from its seed, on the CPU."""
+        """Runs one forward pass. All randomness of a sample comes from its seed, on the CPU."""
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """The flags of ``FlowTask``.
+
+    Attributes:
+        bbs_prob: probability of the start point in boundary-biased sampling, in [0, 1]; 0 samples uniformly.
+        use_spa: start-point augmentation: draw the video latents from the posterior instead of taking its mean.
+        objective: what the DiT predicts; see ``models.objectives``.
+        timestep_beta: bias of the other timesteps; see ``sample_sigma``.
+    """
+
+    bbs_prob: float
+    use_spa: bool
+    objective: str = FLOW
+    timestep_beta: float = 0.0
 
 
 class FlowTask:
-    """Flow matching from video latents to mask latents, or a baseline of it.
+    """Trains flow matching from video latents to mask latents, or a baseline of it.
 
     Args:
-        dit: trained.
-        vae: frozen; encodes clips that come as pictures.
-        captions: embeddings of every caption of the batches.
-        bbs_prob: probability of the start point in boundary-biased sampling; 0 is uniform.
-        start_point_augmentation: video latents are a sample of the posterior instead of its mean.
-        objective: what the DiT predicts; see ``models.objectives``.
-        timestep_beta: bias of the other timesteps; see ``sample_sigma``.
+        dit: the network to train.
+        vae: frozen; encodes the clips of batches that hold frames.
+        captions: embeddings of every caption in the batches.
 
     Raises:
-        UserError: if the DiT cannot have the objective.
+        UserError: if the DiT's channels do not fit the objective.
     """
 
-    part = "transformer"
+    network_name = "transformer"
 
     def __init__(
         self,
         dit: WanTransformer3DModel,
         vae: AutoencoderKLWan,
         captions: Captions,
-        *,
-        bbs_prob: float,
-        start_point_augmentation: bool,
-        objective: str = FLOW,
-        timestep_beta: float = 0.0,
+        options: FlowOptions,
     ) -> None:
-        check_objective(objective, has_injection(dit))
-        if objective != FLOW:
-            dit.register_to_config(**{OBJECTIVE_ENTRY: objective})  # checkpoints carry it
-        self.model = dit
-        self.network: nn.Module = dit
+        check_objective(options.objective, has_injection(dit))
+        if options.objective != FLOW:
+            dit.register_to_config(**{OBJECTIVE_ENTRY: options.objective})  # so that checkpoints record it
+        self.network = dit
+        self.wrapped: nn.Module = dit
         self.vae = vae
         self.captions = captions
-        self.bbs_prob = bbs_prob
-        self.start_point_augmentation = start_point_augmentation
-        self.objective = objective
-        self.timestep_beta = timestep_beta
+        self.options = options
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
-        device = self.model.device
+        device = self.network.device
         generators = [Generator().manual_seed(seed) for seed in batch.seeds]
-        sigma = torch.cat(
-            [sample_sigma(1, self.bbs_prob, generator, self.timestep_beta) for generator in generators]
-        ).to(device)
+        bbs_prob, beta = self.options.bbs_prob, self.options.timestep_beta
+        sigma = torch.cat([sample_sigma(1, bbs_prob, generator, beta) for generator in generators]).to(device)
         with torch.no_grad():
             latents = self._encode(batch) if isinstance(batch, ClipBatch) else batch
             mean, mask_latents = latents.mean.to(device), latents.mask_latents.to(device)
-            if self.start_point_augmentation:
+            if self.options.use_spa:
                 mean = mask_vae.sample_posterior(mean, latents.log_variance.to(device), _noise_like(mean, generators))
             video_latents = mask_vae.normalise(self.vae, mean)
-            if self.objective == REM:
+            if self.options.objective == REM:
                 mask_latents = mask_vae.normalise(self.vae, mask_latents)
             embeddings = self.captions.lookup(batch.captions).to(device)
-            noise = _noise_like(mean, generators) if self.objective == NOISE else video_latents
-            example = training_example(self.objective, video_latents, mask_latents, sigma, noise)
+            noise = _noise_like(mean, generators) if self.options.objective == NOISE else video_latents
+            example = training_example(self.options.objective, video_latents, mask_latents, sigma, noise)
         prediction = predict_velocity(
-            self.model, example.latents, video_latents, example.sigma, embeddings, self.network
+            self.network, example.latents, video_latents, example.sigma, embeddings, self.wrapped
         )
         is_real = self._real_latents(batch.num_real_frames, video_latents)
         errors = mean_error(prediction.float(), example.target, is_real)
         sigma = example.sigma
         at_start = sigma == 1
         numbers = {
-            "loss_at_start": errors[at_start].detach().mean(),  # NaN where the batch has none: not logged
+            "loss_at_start": errors[at_start].detach().mean(),  # NaN if the batch has none: not logged
             "loss_elsewhere": errors[~at_start].detach().mean(),
         }
         return StepResult(errors.mean(), numbers)
 
     def _real_latents(self, num_real_frames: list[int], latents: Tensor) -> Tensor:
-        """[B, T'] bool: latent frames that hold at least one frame that is no repeat."""
+        """Returns [B, T'] bool: the latent frames that hold at least one frame that is not a repeat."""
         first_frame = 1 + self.vae.config.scale_factor_temporal * (torch.arange(latents.shape[2]) - 1)
         return (first_frame.clamp(min=0) < torch.tensor(num_real_frames)[:, None]).to(latents.device)
 
@@ -127,7 +132,7 @@ class FlowTask:
 
 
 class _MaskDecoder(nn.Module):
-    """The decoder's side of a VAE as one module, which processes can wrap: latents to unclamped logits."""
+    """Makes the decoder side of a VAE one module, for DDP to wrap: latents to unclamped logits."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
@@ -137,67 +142,78 @@ class _MaskDecoder(nn.Module):
         return mask_vae.decode_unclamped(self.vae, latents)
 
 
+@dataclass(frozen=True)
+class MaskVAEOptions:
+    """The flags of ``MaskVAETask``.
+
+    Attributes:
+        crop: side in pixels of the square crops to train on; 0 takes whole frames. The decoder's backward pass on whole
+            frames of 480p does not fit a GPU.
+        latent_noise: standard deviation of noise added to the mask latents, since the DiT's predictions are not exact.
+    """
+
+    crop: int
+    latent_noise: float
+
+
 class MaskVAETask:
-    """Tunes the one-channel decoder: binary cross-entropy + Dice on unclamped logits, encoder frozen.
+    """Tunes the one-channel decoder with binary cross-entropy and Dice on unclamped logits; the encoder is frozen.
 
     Args:
         vae: from ``with_mask_head``; only its decoder side trains.
-        crop: side in pixels of the square crops on which it trains; the decoder's backward pass on whole frames of 480p
-            does not fit a GPU. 0 takes whole frames.
-        latent_noise: deviation of the noise added to mask latents, as the DiT's predictions are not exact either.
     """
 
-    part = "vae"
+    network_name = "vae"
 
-    def __init__(self, vae: AutoencoderKLWan, *, crop: int, latent_noise: float) -> None:
-        self.model = vae
-        self.crop = crop
-        self.latent_noise = latent_noise
+    def __init__(self, vae: AutoencoderKLWan, options: MaskVAEOptions) -> None:
+        self.network = vae
+        self.options = options
         vae.requires_grad_(False)
         for module in (vae.decoder, vae.post_quant_conv):
             module.requires_grad_(True)
-        self.network: nn.Module = _MaskDecoder(vae)
+        self.wrapped: nn.Module = _MaskDecoder(vae)
 
     def step(self, batch: ClipBatch | LatentBatch) -> StepResult:
-        assert isinstance(batch, ClipBatch), "the decoder learns from pictures of masks"
+        assert isinstance(batch, ClipBatch), "the decoder is trained on masks, not on cached latents"
         generators = [Generator().manual_seed(seed) for seed in batch.seeds]
-        crops = [_crop(masks, self.crop, generator) for masks, generator in zip(batch.masks, generators, strict=True)]
-        masks = torch.stack(crops).to(self.model.device)
+        side = self.options.crop
+        crops = [_crop(masks, side, generator) for masks, generator in zip(batch.masks, generators, strict=True)]
+        masks = torch.stack(crops).to(self.network.device)
         with torch.no_grad():
-            latents = mask_vae.encode_masks(self.model, masks)
-            latents = latents + self.latent_noise * _noise_like(latents, generators)
-        logits = self.network(latents).float().mean(dim=1, keepdim=True)
+            latents = mask_vae.encode_masks(self.network, masks)
+            latents = latents + self.options.latent_noise * _noise_like(latents, generators)
+        logits = self.wrapped(latents).float().mean(dim=1, keepdim=True)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
         dice = dice_loss(logits, masks)
         return StepResult(cross_entropy + dice, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()})
 
 
 def _noise_like(latents: Tensor, generators: list[Generator]) -> Tensor:
-    """Standard normal noise, each sample's from its own generator."""
+    """Draws standard normal noise, each sample's from its own generator."""
     return torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]).to(latents)
 
 
 def mean_error(prediction: Tensor, target: Tensor, is_real: Tensor) -> Tensor:
-    """[B]: each sample's mean squared error over its own real frames.
+    """Returns [B]: each sample's mean squared error over the frames that are real.
 
     Args:
         prediction, target: [B, C, T, H, W].
-        is_real: [B, T]; at least one frame of each sample.
+        is_real: [B, T] bool; at least one frame of each sample is real.
     """
     by_frame = (prediction - target).square().mean(dim=(1, 3, 4))  # [B, T]
     return (by_frame * is_real).sum(dim=1) / is_real.sum(dim=1)
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - Dice of sigmoid(logits) and masks [B, 1, T, H, W], per sample over all its pixels, averaged; in [0, 1)."""
+    """Returns the mean over the samples of 1 - Dice, in [0, 1), of sigmoid(logits) and masks, both [B, 1, T, H, W]."""
     probabilities = logits.sigmoid()
     overlap = (probabilities * masks).sum(dim=(1, 2, 3, 4))
     total = probabilities.sum(dim=(1, 2, 3, 4)) + masks.sum(dim=(1, 2, 3, 4))
-    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # the ones make empty masks defined
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # the ones avoid 0 / 0 for empty masks
 
 
 def _crop(masks: Tensor, side: int, generator: Generator) -> Tensor:
-    """A square of ``side`` pixels of [1, T, H, W] at a random place; all where 0 or the frames are smaller."""
+    """Cuts a square of ``side`` pixels at random out of [1, T, H, W]; the whole if ``side`` is 0 or larger."""
     height, width = masks.shape[-2:]
     if not side:
         return masks

@@ -1,4 +1,4 @@
-"""Validation during training: the pipeline that users call, on a few videos, the best weights kept."""
+"""Validates during training: segments and scores a few videos, and keeps the best weights."""
 
 import json
 import math
@@ -23,17 +23,18 @@ from util.run_folder import BEST, BEST_FILE, VALIDATION_FILE
 from util.visualize import colours_for, draw_masks
 
 NUM_VIDEOS = 20
-NUM_PICTURES = 4
+NUM_IMAGES = 4
 
 
 class Validator:
-    """Scores the network on the first videos of a split and keeps the best by J&F.
+    """Scores the network on a few videos, and keeps the weights with the best J&F.
 
-    Writes ``validation.jsonl``, ``validation/`` and ``best/`` into the run's folder.
+    Writes ``validation.jsonl``, ``validation/`` and ``best/`` into the run folder.
 
     Args:
-        split: its first ``NUM_VIDEOS`` videos, from ``validation_part``.
-        captions: of its expressions.
+        split: the videos, from ``first_videos``.
+        captions: embeddings of its captions.
+        pipeline: holds the task's network.
         amp: compute in bfloat16, as training does.
     """
 
@@ -52,18 +53,18 @@ class Validator:
             self.best = read_json(best_file)["J&F"]
 
     def run(self, step: int) -> tuple[dict[str, float], dict[str, Frame]]:
-        """Called by every process while the network holds its averaged weights; they share the videos out.
+        """Validates the weights in the network. Every process must call it; each segments some of the videos.
 
         Returns:
-            J, F and J&F, and pictures of ``NUM_PICTURES`` sentences; on the main process, nothing on others.
+            J, F and J&F in [0, 1], and ``NUM_IMAGES`` images by name; both empty except on the main process.
         """
         folder, state = ResultsFolder(self.run_dir / "validation"), PartialState()
         if state.is_main_process:
             folder.path.mkdir(exist_ok=True)
-            folder.clear()  # of other weights
+            folder.clear()  # results of earlier weights
         state.wait_for_everyone()
         options = SegmentOptions(prompt_batch=8)
-        with torch.autocast(self.task.model.device.type, torch.bfloat16, enabled=self.amp):
+        with torch.autocast(self.task.network.device.type, torch.bfloat16, enabled=self.amp):
             metrics = segment_split(self.pipeline, self.split, self.captions, folder, options, state, num_workers=2)
         if metrics is None:
             return {}, {}
@@ -74,32 +75,32 @@ class Validator:
         if means["J&F"] > self.best:
             self.best = means["J&F"]
             self._keep(means)
-        return {"J": means["J"], "F": means["F"], "J&F": means["J&F"]}, dict(self._pictures(folder))
+        return {"J": means["J"], "F": means["F"], "J&F": means["J&F"]}, dict(self._images(folder))
 
     def _keep(self, means: dict[str, float]) -> None:
-        """Writes ``best/``, whole."""
-        model = self.task.model
+        """Writes ``best/`` aside, and replaces the old one when it is complete."""
+        network = self.task.network
         with staged_folder(self.run_dir, BEST) as staging:
-            tensors = {name: value.detach().cpu().contiguous() for name, value in saved_parameters(model).items()}
-            write_network(model, tensors, staging / self.task.part)
+            tensors = {name: value.detach().cpu().contiguous() for name, value in saved_parameters(network).items()}
+            write_network(network, tensors, staging / self.task.network_name)
             write_text_whole(staging / BEST_FILE, json.dumps(means) + "\n")
             move_over(staging, self.run_dir / BEST)
 
-    def _pictures(self, folder: ResultsFolder) -> Iterator[tuple[str, Frame]]:
-        """The middle frame of the first sentence of some videos: the truth on the left, the prediction on the right."""
+    def _images(self, folder: ResultsFolder) -> Iterator[tuple[str, Frame]]:
+        """Draws ground truth (left) and prediction (right) on the middle frame of a few videos."""
         firsts = {expression.video: expression for expression in reversed(self.split.expressions)}
-        for expression in list(firsts.values())[:NUM_PICTURES]:
+        for expression in list(firsts.values())[:NUM_IMAGES]:
             middle = len(expression.frames) // 2
             frame = self.split.read_frames(expression, [middle])[0]
             size = (frame.shape[0], frame.shape[1])
-            truth = self.split.masks(expression, [middle], size)
+            ground_truth = self.split.masks(expression, [middle], size)
             file = folder.annotations / expression.video / expression.exp_id / f"{expression.frames[middle]}.png"
             predicted = (read_image(file)[..., 0] > 0)[None]
-            sides = [draw_masks(frame, masks, colours_for(1)) for masks in (truth, predicted)]
+            sides = [draw_masks(frame, masks, colours_for(1)) for masks in (ground_truth, predicted)]
             yield f"{expression.video}/{expression.caption[:80]}", np.concatenate(sides, axis=1)
 
 
-def validation_part(split: Split) -> Split:
-    """The split with its first ``NUM_VIDEOS`` videos alone."""
+def first_videos(split: Split) -> Split:
+    """Reduces a split to its first ``NUM_VIDEOS`` videos, and returns it."""
     choose_videos(split, NUM_VIDEOS)
     return split

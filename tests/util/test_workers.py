@@ -34,6 +34,7 @@ def test_every_task_is_done_once_the_block_ends_by_so_many_processes(tmp_path):
 def test_a_pool_without_tasks_ends(tmp_path):
     with WorkerPool(worker_tasks.append, tmp_path, 2):
         pass
+    assert done(tmp_path) == set()
 
 
 def test_submit_waits_while_too_many_tasks_wait(tmp_path):

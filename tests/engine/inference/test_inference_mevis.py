@@ -5,19 +5,14 @@ import os
 import random
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import cv2
 import mini_datasets
 import mini_mevis
 import numpy as np
 import pytest
-from accelerate import PartialState
+from process_group import ProcessGroup, run_in_group, run_script
 from test_metrics import f_by_definition
 
 import inference_davis
@@ -26,7 +21,6 @@ import inference_ytvos
 from datasets.toy import write_toy_mevis
 from util.images import read_palette
 
-ROOT = Path(__file__).parents[3]
 # How often an evaluation is killed at a random moment; the figures of docs/inference.md are of FLOWRVS_TRIALS=10.
 TRIALS = int(os.environ.get("FLOWRVS_TRIALS", "1"))
 SMALL = ["--reso_h", "16", "--reso_w", "24"]  # at which the model sees frames
@@ -72,18 +66,6 @@ def test_a_split_without_masks_writes_masks_alone(root, toy_folder):
     assert len(list((root / "out" / "Annotations").glob("*/*/*.png"))) == 5 * 3
 
 
-def environment_of(rank, num_processes, port):
-    """What torchrun sets."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return dict(zip(names, map(str, (rank, rank, num_processes, "127.0.0.1", port)), strict=True))
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def results(out):
     masks = {path.relative_to(out): path.read_bytes() for path in out.glob("Annotations/**/*.png")}
     assert masks
@@ -92,38 +74,10 @@ def results(out):
 
 def test_two_processes_give_the_masks_and_metrics_of_one(root, toy_folder):
     run(root, toy_folder, "alone")
-    port = free_port()
-    command = [sys.executable, "inference_mevis.py", "--mevis_path", str(root / "data"), "--output_dir"]
-    command += [str(root / "both"), "--wan_path", str(toy_folder), "--device", "cpu", *SMALL]
-    environments = [os.environ | {"OMP_NUM_THREADS": "1"} | environment_of(rank, 2, port) for rank in range(2)]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment) for environment in environments]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    places = ["--mevis_path", str(root / "data"), "--output_dir", str(root / "both"), "--wan_path", str(toy_folder)]
+    run_in_group(2, run_script, "inference_mevis", [*places, "--device", "cpu", *SMALL])
     assert results(root / "both") == results(root / "alone")
     assert not (root / "both" / ".claims").exists()
-
-
-def forked(arguments, num_processes):
-    """The script in processes that have the libraries loaded already; each leads a group that has its workers."""
-    port = free_port()
-    children = []
-    for rank in range(num_processes):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        code = 1
-        try:
-            os.setsid()
-            if num_processes > 1:
-                os.environ.update(environment_of(rank, num_processes, port))
-            PartialState._reset_state()
-            inference_mevis.main(arguments)
-            code = 0
-        except SystemExit as error:
-            print(error, file=sys.stderr)
-        finally:
-            os._exit(code)
-    return children
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +85,16 @@ def toy_root(tmp_path_factory):
     place = tmp_path_factory.mktemp("data") / "toy"
     write_toy_mevis(place, 5, num_train=1, num_valid_u=3, num_valid=1)
     return place
+
+
+def wait_for_random_moment(draw, out, num_units):
+    """Waits for a random number of expressions, and then anywhere in the writing of masks, records and metrics."""
+    wanted = draw.randrange(num_units)
+    started = time.monotonic()
+    while len(list(out.glob("units/*/*.json"))) < wanted:
+        assert time.monotonic() - started < 300
+        time.sleep(0.002)
+    time.sleep(draw.random() * 0.3)
 
 
 def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metrics(toy_root, toy_folder, tmp_path):
@@ -145,22 +109,10 @@ def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_masks_and_metric
     for trial in range(TRIALS):
         out = tmp_path / f"killed{trial}"
         num_processes = 1 + trial % 2
-        children = forked(command(out), num_processes)
-        wanted = draw.randrange(num_units)
-        started = time.monotonic()
-        while len(list(out.glob("units/*/*.json"))) < wanted:
-            assert time.monotonic() - started < 300
-            time.sleep(0.002)
-        time.sleep(draw.random() * 0.3)  # anywhere in the writing of masks, records and metrics
-        for child in children:
-            # Every third time the workers live on for a moment, and meet the run that goes on.
-            (os.kill if trial % 3 == 2 else os.killpg)(child, signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-        if num_processes == 1:
-            inference_mevis.main(command(out))
-        else:
-            assert [os.waitpid(child, 0)[1] for child in forked(command(out), num_processes)] == [0, 0]
+        group = ProcessGroup(num_processes, run_script, "inference_mevis", command(out))
+        wait_for_random_moment(draw, out, num_units)
+        group.kill(with_workers=trial % 3 != 2)  # every third time the workers live on, and meet the run that goes on
+        run_in_group(num_processes, run_script, "inference_mevis", command(out))
         assert results(out) == whole, f"trial {trial}"
 
 

@@ -1,4 +1,4 @@
-"""What saves memory changes nothing it should not: checkpointing, adapters, averages, number formats, caches."""
+"""Options that save memory do not change results: checkpointing, adapters, EMA weights, number formats, caches."""
 
 import json
 
@@ -11,7 +11,7 @@ from tiny_training import flow_task, latent_batch, run_trainer, tiny_dit, tiny_o
 
 import main
 import models.weights
-from engine.training.ema import AveragedWeights
+from engine.training.ema import EMAWeights
 from engine.training.trainer import Trainer
 from models.dit import checkpoint_blocks, predict_velocity, with_injection
 from models.lora import add_lora, has_lora
@@ -71,7 +71,7 @@ def test_new_adapters_change_nothing_and_alone_train_with_the_patch_embedding():
     assert sum("lora_A" in name for name in trained) == per_block * len(dit.blocks)
 
 
-def test_a_run_of_adapters_resumes_exactly_and_its_merged_average_equals_it(pipeline, tmp_path):
+def test_a_run_of_adapters_resumes_exactly_and_its_merged_ema_weights_equal_it(pipeline, tmp_path):
     def run(folder, resume_from=None, **options):
         folder.mkdir(exist_ok=True)
         dit = with_injection(tiny_dit(16))
@@ -88,34 +88,34 @@ def test_a_run_of_adapters_resumes_exactly_and_its_merged_average_equals_it(pipe
     weights, config = read_saved_network(folder, "--dit_ckpt")
     merged = load_dit(config, weights, torch.float32)
     assert not has_lora(merged)
-    with whole.average.in_model(), torch.no_grad():
-        torch.testing.assert_close(velocity(merged), velocity(whole.task.model), rtol=1e-4, atol=1e-5)
+    with whole.ema.in_network(), torch.no_grad():
+        torch.testing.assert_close(velocity(merged), velocity(whole.task.network), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(velocity(merged), velocity(with_injection(tiny_dit(16))), atol=1e-4)
 
 
 # -- number formats ----------------------------------------------------------------------------------------------
 
 
-def test_averages_of_bfloat16_weights_move_though_bfloat16_could_not():
+def test_ema_weights_of_a_bfloat16_network_move_though_bfloat16_could_not():
     layer = torch.nn.Linear(4, 4, bias=False).bfloat16()
     torch.nn.init.constant_(layer.weight, 1.0)
-    average = AveragedWeights(layer, 0.9999, "cpu")
-    average.num_steps = 10**6  # beyond the warm-up of the decay
+    ema = EMAWeights(layer, 0.9999, "cpu")
+    ema.num_steps = 10**6  # beyond the warm-up of the decay
     torch.nn.init.constant_(layer.weight, 2.0)
     for _ in range(10):
-        average.step()
-    torch.testing.assert_close(average.tensors["weight"], torch.full((4, 4), 2 - 0.9999**10), rtol=1e-5, atol=0)
+        ema.step()
+    torch.testing.assert_close(ema.tensors["weight"], torch.full((4, 4), 2 - 0.9999**10), rtol=1e-5, atol=0)
 
 
-def test_bfloat16_weights_train_and_their_checkpoint_keeps_float32_averages(pipeline, tmp_path):
+def test_bfloat16_weights_train_and_their_checkpoint_keeps_float32_ema_weights(pipeline, tmp_path):
     dit = tiny_dit(32).bfloat16()
     trainer = run_trainer(pipeline, tmp_path / "run", dit=dit)
     folder = tmp_path / "run" / "step_0000004"
     raw = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-    averaged = load_file(folder / "transformer_ema" / "diffusion_pytorch_model.safetensors")
+    ema_weights = load_file(folder / "transformer_ema" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in raw.values()} == {torch.bfloat16}
-    assert {tensor.dtype for tensor in averaged.values()} == {torch.float32}
-    assert all(torch.equal(raw[name], value) for name, value in trainer.task.model.state_dict().items())
+    assert {tensor.dtype for tensor in ema_weights.values()} == {torch.float32}
+    assert all(torch.equal(raw[name], value) for name, value in trainer.task.network.state_dict().items())
 
 
 def test_autocast_keeps_no_copies_of_the_weights(pipeline, tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_a_second_run_needs_no_text_encoder_where_the_cache_has_its_captions(
     [
         (["--fsdp"], "--device"),
         (["--task", "mask_vae", "--lora_rank", "4"], "adapts the DiT"),
-        (["--ema_device", "cuda"], "weights are on the CPU"),
+        (["--ema_device", "cuda"], "needs weights on a GPU"),
         (["--report_to", "wandb"], "pip install wandb"),
     ],
 )

@@ -1,4 +1,4 @@
-"""That it learns: a small velocity field overfits two sentences about one clip, through the shipped toy VAE."""
+"""A small DiT overfits two captions of one clip, with the shipped toy VAE."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ from engine.inference.results_folder import ResultsFolder
 from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions
 from engine.training.latent_cache import CachedLatents, collate_latents
-from engine.training.tasks import FlowTask
+from engine.training.tasks import FlowOptions, FlowTask
 from engine.training.trainer import Trainer, TrainerOptions
 from models.weights import load_flowrvs
 
 TOY = Path(__file__).parents[3] / "assets" / "toy"
-# Twins that only their motion tells apart, whose true masks the decoder gives back with J 0.97 and more.
+# Two objects that differ only in their motion. The decoder returns their ground truth with J 0.97 or more.
 WORLD, CAPTIONS = 33, ["the circle that stays still", "the object moving up"]
 STEPS = 200
 
@@ -46,7 +46,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     pipeline.register_modules(transformer=zeroed_dit())
     pipeline.set_progress_bar_config(disable=True)
     table = CaptionTable(pipeline, CAPTIONS)
-    task = FlowTask(pipeline.transformer, pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=False)
+    task = FlowTask(pipeline.transformer, pipeline.vae, table, FlowOptions(bbs_prob=0.5, use_spa=False))
     clips = ReferringClips([Source("toy", split)], ClipOptions(9, Box(64, 112, 8), sampling="dense"))
     latents = CachedLatents(tmp_path / "latents", clips, {"vae": "toy"})
     latents.fill(pipeline.vae)
@@ -62,7 +62,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
-    with trainer.average.in_model():
+    with trainer.ema.in_network():
         folder = ResultsFolder(tmp_path / "out")
         metrics = segment_split(pipeline, split, table, folder, SegmentOptions(), PartialState())
     assert len(metrics["units"]) == len(CAPTIONS)

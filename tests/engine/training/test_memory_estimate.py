@@ -4,14 +4,14 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from engine.training.ema import AveragedWeights
+from engine.training.ema import EMAWeights
 from engine.training.memory_estimate import (
     HIDDEN_BYTES,
     MOMENT_BYTES,
     Choices,
     Clips,
+    DiTSize,
     LiveBytes,
-    Network,
     peak,
     saved_by_block,
     training_memory,
@@ -20,7 +20,7 @@ from engine.training.optimizer import build_optimizer
 from models.dit import checkpoint_blocks
 from models.lora import add_lora
 
-SIDE, FRAMES = 6, 4  # of the patches
+SIDE, FRAMES = 6, 4  # in patches
 HEADS, HEAD_WIDTH, FEED_FORWARD = 2, 128, 704
 
 
@@ -45,7 +45,7 @@ def run(model, num_text, batch_size=1):
 
 
 def saved_bytes(model, num_text, batch_size):
-    """Of all storages that autograd keeps, those of parameters aside."""
+    """Returns the size of all storages that autograd keeps, without those of parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes = {}
 
@@ -64,7 +64,7 @@ def saved_bytes(model, num_text, batch_size):
 def network(model, itemsize=4):
     num = sum(parameter.numel() for parameter in model.parameters())
     block = sum(parameter.numel() for name, parameter in model.blocks[0].named_parameters() if "lora" not in name)
-    return Network(
+    return DiTSize(
         itemsize * num, itemsize * num, num, block, num - len(model.blocks) * block, len(model.blocks),
         HEADS * HEAD_WIDTH, FEED_FORWARD,
     )  # fmt: skip
@@ -115,18 +115,18 @@ def test_moments_take_8_bytes_a_parameter(dtype):
     assert moments == MOMENT_BYTES["adamw"] * sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_averaging_holds_the_differences_of_all_weights_at_once():
+def test_an_ema_update_holds_the_differences_of_all_weights_at_once():
     model = torch.nn.Sequential(*[torch.nn.Linear(64, 64, bias=False) for _ in range(4)])
-    average = AveragedWeights(model, 0.9, "cpu")
+    ema = EMAWeights(model, 0.9, "cpu")
     with LiveBytes() as live:
-        average.step()
+        ema.step()
     assert live.peak == 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_the_peak_is_what_stays_and_the_largest_of_what_does_not():
     sizes = network(dit(2))
     clips = Clips(1, 144, 8, encoding_bytes=10**9)
-    choices = Choices(True, "adamw", average_on_gpu=True, checkpoint_every=1, num_shards=1)
+    choices = Choices(True, "adamw", ema_on_gpu=True, checkpoint_every=1, num_shards=1)
     memory = training_memory(sizes, clips, choices, vae_parameters=100)
     assert peak(memory) == 20 * sizes.num_trained + 2 * 100 + 10**9
     without = training_memory(sizes, Clips(1, 144, 8, 0), Choices(True, "adamw", False, 0, 1), 0)

@@ -241,7 +241,7 @@ def test_a_bfloat16_dit_trains_and_both_kinds_of_its_weights_move():
 def test_without_a_package_adamw8bit_names_both(monkeypatch):
     for name in ("torchao.optim", "bitsandbytes.optim"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"--optimizer adamw8bit .* pip install torchao, or pip install bitsandbytes"):
+    with pytest.raises(UserError, match=r"--optimizer adamw8bit: .* pip install torchao, or pip install bitsandbytes"):
         build_optimizer("adamw8bit", nn.Linear(3, 3), 1e-3, 0.1)
 
 

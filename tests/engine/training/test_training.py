@@ -30,7 +30,7 @@ from datasets.split import Source
 from datasets.transforms import Box
 from engine.training.checkpoints import commit_checkpoint
 from engine.training.latent_cache import CachedLatents, LatentBatch, collate_latents
-from engine.training.tasks import FlowTask, MaskVAETask, dice_loss
+from engine.training.tasks import FlowOptions, FlowTask, MaskVAEOptions, MaskVAETask, dice_loss
 from engine.training.trainer import Trainer, learning_rate
 from models import mask_vae
 from models.dit import has_injection
@@ -71,12 +71,12 @@ def test_boundary_biased_sampling_has_its_law(probability):
 
 
 def test_flow_loss_is_the_mean_squared_error_of_the_velocity(pipeline):
-    task = flow_task(pipeline, start_point_augmentation=False, bbs_prob=1.0)
+    task = flow_task(pipeline, use_spa=False, bbs_prob=1.0)
     batch = latent_batch()
     with torch.no_grad():
         video = mask_vae.normalise(pipeline.vae, batch.mean)
         text = embed_captions(pipeline.text_encoder, pipeline.tokenizer, batch.captions, 32)
-        velocity = task.model(torch.cat([video, video], 1), torch.full((2,), 1000.0), text).sample
+        velocity = task.network(torch.cat([video, video], 1), torch.full((2,), 1000.0), text).sample
         expected = (velocity - (video - batch.mask_latents)).square().mean()
         result = task.step(batch)
     torch.testing.assert_close(result.loss, expected)
@@ -86,21 +86,21 @@ def test_flow_loss_is_the_mean_squared_error_of_the_velocity(pipeline):
 
 def test_start_point_augmentation_moves_the_loss_and_its_switch_stills_it(pipeline):
     for augmented in (True, False):
-        task = flow_task(pipeline, start_point_augmentation=augmented, bbs_prob=1.0)
+        task = flow_task(pipeline, use_spa=augmented, bbs_prob=1.0)
         with torch.no_grad():
             losses = {task.step(latent_batch(seeds=[seed, 9])).loss.item() for seed in range(3)}
         assert len(losses) == (3 if augmented else 1)
 
 
-def test_pictures_and_their_latents_give_the_same_loss(pipeline, small_toy, tmp_path):
+def test_frames_and_their_latents_give_the_same_loss(pipeline, small_toy, tmp_path):
     clips = fixed_clips(small_toy)
     cached = cache(tmp_path / "cache", clips, pipeline.vae, {"vae": "x"})
     batch = collate_latents([cached[0, 0], cached[0, 1]])
     table = CaptionTable(pipeline, batch.captions)
-    task = FlowTask(tiny_dit(), pipeline.vae, table, bbs_prob=0.5, start_point_augmentation=True)
-    pictures = collate([clips[0, 0], clips[0, 1]])
+    task = FlowTask(tiny_dit(), pipeline.vae, table, FlowOptions(bbs_prob=0.5, use_spa=True))
+    frames = collate([clips[0, 0], clips[0, 1]])
     with torch.no_grad():
-        losses = [task.step(form).loss for form in (batch, pictures)]
+        losses = [task.step(form).loss for form in (batch, frames)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_a_latent_cache_belongs_to_one_vae_and_is_not_computed_twice(pipeline, s
         cache(tmp_path / "cache", clips, pipeline.vae, {"vae": "y"})
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "file").write_text("")
-    with pytest.raises(UserError, match="no latent cache"):
+    with pytest.raises(UserError, match="must be empty or a latent cache"):
         cache(tmp_path / "foreign", clips, pipeline.vae, {"vae": "x"})
 
 
@@ -146,7 +146,7 @@ def test_mask_vae_task_trains_the_decoder_side_alone(pipeline):
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     masks = (torch.rand(1, 1, 5, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     batch = ClipBatch(masks.repeat(1, 3, 1, 1, 1), masks, ["x"], [("v", "0")], [0], [5])
-    task = MaskVAETask(vae, crop=16, latent_noise=0.0)
+    task = MaskVAETask(vae, MaskVAEOptions(crop=16, latent_noise=0.0))
     optimizer = torch.optim.SGD([p for p in vae.parameters() if p.requires_grad], lr=0.1)
     task.step(batch).loss.backward()
     optimizer.step()
@@ -162,8 +162,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(pipeline, tmp_pa
     run_trainer(pipeline, tmp_path / "half", max_steps=2)
     resumed = run_trainer(pipeline, tmp_path / "half", resume_from=tmp_path / "half" / "step_0000002")
     for ours, theirs in (
-        (resumed.task.model.state_dict(), whole.task.model.state_dict()),
-        (resumed.average.tensors, whole.average.tensors),
+        (resumed.task.network.state_dict(), whole.task.network.state_dict()),
+        (resumed.ema.tensors, whole.ema.tensors),
     ):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     lines = [json.loads(line) for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
@@ -176,9 +176,9 @@ def test_checkpoints_load_as_weights_and_the_oldest_leave(pipeline, tmp_path, to
     assert sorted(path.name for path in (tmp_path / "run").glob("step_*")) == ["step_0000004", "step_0000006"]
     assert (tmp_path / "run" / "latest").read_text().strip() == "step_0000006"
     saved = WanTransformer3DModel.from_pretrained(tmp_path / "run" / "step_0000006" / "transformer_ema")
-    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.average.tensors.values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.ema.tensors.values(), strict=True))
     raw = WanTransformer3DModel.from_pretrained(tmp_path / "run" / "step_0000006" / "transformer")
-    assert all(torch.equal(a, b) for a, b in zip(raw.parameters(), trainer.task.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(raw.parameters(), trainer.task.network.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(raw.parameters(), saved.parameters(), strict=True))
 
 
@@ -223,13 +223,13 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_names_its_samples(
     trainer = make_trainer(flow_task(pipeline), tmp_path, max_steps=3)
     steps = trainer.run(DataLoader(Poisoned(0, {1}), batch_size=None))
     next(steps)
-    before = [parameter.clone() for parameter in trainer.task.model.parameters()]
+    before = [parameter.clone() for parameter in trainer.task.network.parameters()]
     next(steps)
-    assert all(map(torch.equal, before, trainer.task.model.parameters()))
+    assert all(map(torch.equal, before, trainer.task.network.parameters()))
     assert "step 2: the loss of [('v', '0'), ('v', '1')] is nan" in caplog.text
     next(steps)
-    assert not all(map(torch.equal, before, trainer.task.model.parameters()))
-    assert all(parameter.isfinite().all() for parameter in trainer.task.model.parameters())
+    assert not all(map(torch.equal, before, trainer.task.network.parameters()))
+    assert all(parameter.isfinite().all() for parameter in trainer.task.network.parameters())
 
 
 def test_too_many_bad_steps_in_a_row_end_the_run_with_a_checkpoint(pipeline, tmp_path):
@@ -253,7 +253,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(pipeline, tmp_path
         task = flow_task(pipeline, tiny_dit())
         trainer = Trainer(task, tiny_options(max_steps=1), tmp_path, accelerator)
         list(trainer.run(batches))
-        trained.append(list(task.model.parameters()))
+        trained.append(list(task.network.parameters()))
     for ours, theirs in zip(*trained, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6)
 
@@ -270,7 +270,7 @@ def test_learning_rate_warms_up_then_follows_its_schedule():
 def test_norms_biases_and_modulation_do_not_decay(pipeline, tmp_path):
     trainer = make_trainer(flow_task(pipeline), tmp_path)
     decayed, exempt = trainer.optimizer.param_groups
-    names = {id(parameter): name for name, parameter in trainer.task.model.named_parameters()}
+    names = {id(parameter): name for name, parameter in trainer.task.network.named_parameters()}
     exempt_names = {names[id(parameter)] for parameter in exempt["params"]}
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
     assert {
@@ -285,7 +285,7 @@ def test_norms_biases_and_modulation_do_not_decay(pipeline, tmp_path):
 
 def test_bf16_autocast_keeps_float32_weights(pipeline, tmp_path):
     trainer = run_trainer(pipeline, tmp_path / "run", amp=True, max_steps=2)
-    assert {parameter.dtype for parameter in trainer.task.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in trainer.task.network.parameters()} == {torch.float32}
 
 
 # -- main.py -----------------------------------------------------------------------------------------------------
