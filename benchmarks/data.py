@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.clip import collate
 from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
+from datasets.registry import Source
 from datasets.sampling import Batches, Key
-from datasets.split import Source
 from datasets.transforms import Box
 from util.options import OptionParser, float_in, int_in
 

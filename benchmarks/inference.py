@@ -61,8 +61,9 @@ from models.flowrvs import FlowRVS
 from models.mask_vae import resize_logits
 from models.text import embed_captions
 from models.vae_layers import use_fast_layers
-from util.device import device_name, select_device, select_dtype
+from util.device import select_device, select_dtype
 from util.errors import TooLittleMemoryError, UserError, exit_on_user_error
+from util.flags import device_name
 from util.memory import keep_freed_memory
 from util.options import OptionParser, int_in
 from util.stopwatch import Stopwatch

@@ -65,8 +65,9 @@ from models.flowrvs import FlowRVS
 from models.text import Captions, embed_captions
 from models.text_cache import CaptionCache
 from models.vae_layers import use_fast_layers, use_library_layers
-from util.device import device_name, select_device
+from util.device import select_device
 from util.errors import UserError, exit_on_user_error
+from util.flags import device_name
 from util.options import OptionParser, int_in
 
 WARM_UP_STEPS = 2  # the first allocates the optimizer's moments

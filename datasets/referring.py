@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.clip import Clip
+from datasets.registry import IMAGE, PSEUDO_VIDEO, VIDEO, Source
 from datasets.sampling import Key, dense_indices, sample_indices
-from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO, Expression, Source
+from datasets.split import Expression
 from datasets.transforms import (
     NO_AUGMENTATION,
     Augmentation,

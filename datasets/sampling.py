@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator
 import numpy as np
 from numpy.random import Generator
 
-SAMPLINGS = ("sparse", "dense", "mixed")
 MAX_STRIDE = 3  # of dense clips
 NEIGHBOUR_DISTANCE = 3  # in frames, at most, of a sparse clip's neighbours from its anchor
 

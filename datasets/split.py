@@ -1,5 +1,6 @@
 """The interface of dataset readers: expressions, their frames and masks, and parts of a split. Free of torch."""
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 from util.errors import MissingFileError, UserError, did_you_mean
 from util.images import Frame, image_size, read_image, read_palette
-
-VIDEO, IMAGE, PSEUDO_VIDEO = "video", "image", "pseudo_video"
 
 
 @dataclass(frozen=True)
@@ -168,22 +167,6 @@ class MaskSizeError(UserError):
     """A mask has another size than its frame."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A split with masks, as a part of a training set.
-
-    Attributes:
-        name: of the dataset.
-        form: ``video``; ``image``, one-frame clips; ``pseudo_video``, an image under a moving camera.
-        weight: how often an epoch visits each of its items: 0.5 is a drawn half, 2 is each twice.
-    """
-
-    name: str
-    split: Split
-    form: str = VIDEO
-    weight: float = 1.0
-
-
 def chosen_expressions(split: Split, limit: int | None = None, names: list[str] | None = None) -> list[Expression]:
     """The expressions of some videos, in the order of the split.
 
@@ -202,6 +185,8 @@ def chosen_expressions(split: Split, limit: int | None = None, names: list[str] 
     return [expression for expression in split.expressions if expression.video in chosen]
 
 
-def choose_videos(split: Split, limit: int | None = None, names: list[str] | None = None) -> None:
-    """Leaves some videos in a split; arguments and errors are those of ``chosen_expressions``."""
-    split.expressions = chosen_expressions(split, limit, names)
+def with_videos(split: Split, limit: int | None = None, names: list[str] | None = None) -> Split:
+    """Returns the split with some of its videos; arguments and errors are those of ``chosen_expressions``."""
+    part = copy.copy(split)
+    part.expressions = chosen_expressions(split, limit, names)
+    return part

@@ -1,10 +1,10 @@
-"""What the DiT learns to predict, and how masks come of it: the method's flow, and the baselines of the paper's table.
+"""Objectives: what the DiT is trained to predict. The method's flow, and the baselines of the paper's ablation.
 
-    flow        the velocity from the video to the mask, anywhere on the path
-    velocity1   the same, learnt at the video end alone: one step
-    noise       the velocity from Gaussian noise to the mask; the video is seen by injection alone
-    direct      the mask latents themselves, from the video in one evaluation
-    rem         REM's form of it: normalised mask latents at timestep 0, decoded by the stock decoder
+    flow        the velocity from the video to the mask, at any sigma
+    velocity1   the velocity at sigma = 1 only, so one solver step
+    noise       the velocity from Gaussian noise to the mask; the DiT sees the video by injection only
+    direct      the mask latents, from the video in one evaluation
+    rem         as REM does: normalised mask latents at timestep 0, decoded by the stock decoder
 
 Source: "Deforming Videos to Masks" (arXiv 2510.06139), ablation; REM (arXiv 2410.23287).
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.flow import interpolate, solve, velocity_target
 from util.errors import UserError
+from util.flags import OBJECTIVES
 
-FLOW, VELOCITY1, NOISE, DIRECT, REM = "flow", "velocity1", "noise", "direct", "rem"
-OBJECTIVES = (FLOW, VELOCITY1, NOISE, DIRECT, REM)
+FLOW, VELOCITY1, NOISE, DIRECT, REM = OBJECTIVES
 OBJECTIVE_ENTRY = "flowrvs_objective"  # in the config.json of a trained DiT; absent is flow
 ONE_STEP = (VELOCITY1, DIRECT, REM)
 

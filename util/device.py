@@ -1,24 +1,15 @@
-"""Which device and number format a run uses."""
-
-import argparse
+"""Selects the device and the number format of a run."""
 
 import torch
 
 from util.errors import UserError
+from util.flags import DTYPE_NAMES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def device_name(text: str) -> str:
-    """An argparse type: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
-        return text
-    raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, got '{text}'")
+DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
 
 
 def select_device(name: str) -> torch.device:
-    """The device for ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Returns the device of ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         UserError: if a CUDA device is asked for and absent.
@@ -37,7 +28,7 @@ def select_device(name: str) -> torch.device:
 
 
 def select_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``fp32``, ``bf16``, or for ``auto`` bf16 on CUDA and float32 elsewhere."""
+    """Returns the dtype of ``fp32``, ``bf16`` or ``auto``: bf16 on CUDA, float32 elsewhere."""
     if name == "auto":
         name = "bf16" if device.type == "cuda" else "fp32"
     return DTYPES[name]

@@ -54,35 +54,40 @@ def _range_words(low: float, high: float | None, exclusive: bool = False) -> str
     return f"between {low:g} and {high:g}" + (", both excluded" if exclusive else "")
 
 
+def add_flag(parser: argparse._ActionsContainer, name: str, default: bool | None, help: str) -> None:
+    """Adds an on/off flag to a parser or a group of one: ``--name`` turns it on, ``--no-name`` off."""
+    parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=help)
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except None: there the help itself says what happens."""
+    """Shows defaults except None, which the help texts explain themselves."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` with real booleans, ``--config file.yaml`` and helpful errors.
+    """An ``ArgumentParser`` with ``--config file.yaml`` and errors that name the remedy.
 
-    ``--config`` names a YAML file of flat keys, each the name of a flag; its values are defaults
-    under the flags given on the command line, and pass the same types and ranges.
-    Unknown flags and keys are errors that suggest the nearest known name.
+    The YAML file has one key per flag. Its values replace the defaults and are checked as on the command line; flags
+    given there win. Unknown flags and keys are errors that suggest the nearest known name.
 
     Args:
-        removed: flags of the original program that are gone, each with what to use instead.
+        removed: flags of the original program that no longer exist, each with what to use instead.
     """
 
     def __init__(self, *args: Any, removed: Mapping[str, str] | None = None, **kwargs: Any) -> None:
-        # No abbreviations: a flag added later would change what an old command means.
+        # No abbreviations: a new flag would change the meaning of an old command.
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, **kwargs)
         self.removed = dict(removed or {})
-        self.add_argument("--config", default=None, metavar="FILE", help="YAML file of defaults, one flag a key")
-
-    def add_flag(self, name: str, default: bool | None, help: str) -> None:
-        """A real boolean: ``--name`` turns it on, ``--no-name`` off."""
-        self.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=help)
+        self.add_argument(
+            "--config",
+            default=None,
+            metavar="FILE",
+            help="YAML file of 'flag: value' lines; flags on the command line win",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with one line and exit code 2."""
@@ -103,7 +108,7 @@ class OptionParser(argparse.ArgumentParser):
         flag = argument.partition("=")[0]
         removed = flag.replace("--no-", "--", 1)
         if removed in self.removed:
-            self.error(f"{removed} is gone: {self.removed[removed]}")
+            self.error(f"{removed} was removed: {self.removed[removed]}")
         self.error(f"unrecognized argument: {argument}{did_you_mean(flag, self._option_string_actions)}")
 
     def _take_defaults_from(self, path: Path) -> None:
@@ -120,17 +125,17 @@ class OptionParser(argparse.ArgumentParser):
         known = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", "config")}
         for key, value in values.items():
             if f"--{key}" in self.removed:
-                self.error(f"{path}: {key} is gone: {self.removed[f'--{key}']}")
+                self.error(f"{path}: {key} was removed: {self.removed[f'--{key}']}")
             if key not in known:
                 self.error(f"{path}: unknown key '{key}'{did_you_mean(str(key), known)}")
             action = known[key]
             if value is None and action.required:
-                continue  # an empty entry of a template: the flag is still asked for
+                continue  # an empty entry of a template: the flag is still required
             self.set_defaults(**{key: self._checked(path, action, value)})
             action.required = False
 
     def _checked(self, path: Path, action: argparse.Action, value: Any) -> Any:
-        """The YAML value as the flag itself would have parsed it."""
+        """Parses a YAML value as the flag itself would."""
         if isinstance(action, argparse.BooleanOptionalAction):
             if not isinstance(value, bool):
                 self.error(f"{path}: {action.dest} must be true or false, got '{value}'")

@@ -23,7 +23,6 @@ from util.files import read_json
 
 SAFETENSORS_NAME = "diffusion_pytorch_model.safetensors"  # as diffusers' save_pretrained names it
 ADAPTER_NAME = "adapter.safetensors"  # low-rank adapters alone, which mean nothing without their base
-WEIGHT_CHOICES = ("auto", "ema", "model")  # which weights of a checkpoint that holds averaged and raw ones
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 PROFILER_SUFFIXES = ("total_ops", "total_params")  # left in the original's VAE file by a FLOP counter
 

@@ -19,7 +19,6 @@ from util.images import Frame
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "test")
 COPIED_ID = re.compile(r"\d+ \(copy\)")  # one row of the dataset has such an instance: a slip of its authors
 HELD_FRAMES = 2  # a container may announce this many frames more than it shows
 

@@ -11,8 +11,6 @@ from datasets.split import Expression, MaskSizeError, Split
 from util.errors import UserError
 from util.rle import decode_rle
 
-SPLITS = ("val", "test")
-
 
 class BURST(Split):
     """One split of BURST, asked by class as REM does: "the {class}" means all tracks of that class in the video.
@@ -21,7 +19,7 @@ class BURST(Split):
 
     Args:
         root: the folder ``TAO``, with ``annotations_burst`` and ``frames``.
-        split: one of ``SPLITS``.
+        split: see ``datasets.registry``.
         flag: the option that ``root`` came by, for messages.
 
     Raises:

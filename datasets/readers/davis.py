@@ -11,7 +11,6 @@ from datasets.split import Expression
 
 NUM_ANNOTATORS = 4  # each describes every object
 ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))  # of results, as the field names them
-SPLITS = ("train", "valid", "val")
 VALID_NAMES = ("valid", "val")  # converters and loaders disagree
 RESOLUTION = "480p"  # a level that some copies keep between JPEGImages and the sequences
 
@@ -23,7 +22,7 @@ class RefDAVIS17(PngMasks):
 
     Args:
         root: the folder that holds ``meta_expressions``, ``train`` and ``valid``.
-        split: one of ``SPLITS``.
+        split: see ``datasets.registry``.
         flag: the option that ``root`` came by, for messages.
 
     Raises:

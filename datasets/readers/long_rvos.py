@@ -11,7 +11,6 @@ from datasets.readers.png_masks import PngMasks
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
 
-SPLITS = ("train", "valid", "test")
 SHOWN = 255  # the value of the pixels that show the object
 
 

@@ -11,7 +11,6 @@ from datasets.readers.mask_store import MaskStore
 from datasets.split import Expression, MaskCountError, MaskSizeError, Split
 from util.errors import UserError
 
-SPLITS = ("train", "valid_u", "valid", "test")
 META_FILES = ("meta_expressions.json", "meta_expressions_release.json")  # the test split comes under the second name
 
 

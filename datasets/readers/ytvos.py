@@ -7,7 +7,6 @@ from datasets.annotations import read_videos
 from datasets.readers.png_masks import PngMasks
 from util.errors import MissingFileError, UserError, did_you_mean
 
-SPLITS = ("train", "valid", "test")
 NUM_VALID = 202  # videos; the file of valid lists the 305 of test too
 
 
@@ -18,7 +17,7 @@ class RefYouTubeVOS(PngMasks):
 
     Args:
         root: the folder that holds ``meta_expressions``, ``train`` and ``valid``.
-        split: one of ``SPLITS``.
+        split: see ``datasets.registry``.
         videos: a text file of video ids, one a line, that chooses among those of the split. By default all of them,
             but without those of test if ``meta_expressions/test`` names these.
         flag: the option that ``root`` came by, for messages.

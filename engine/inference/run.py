@@ -1,4 +1,4 @@
-"""What the scripts that segment a benchmark share: from their flags to masks and metrics."""
+"""Runs the inference on a benchmark: from the flags of ``inference_*.py`` to masks and metrics."""
 
 import argparse
 import contextlib
@@ -9,7 +9,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from datasets.split import Split, choose_videos
+from datasets.readers.davis import RefDAVIS17
+from datasets.readers.ytvos import RefYouTubeVOS
+from datasets.registry import DatasetPaths, open_split
+from datasets.split import Split, with_videos
 from engine.captions import embed_once
 from engine.identity import model_identity
 from engine.inference.results_folder import ResultsFolder
@@ -20,36 +23,37 @@ from util.device import select_device, select_dtype
 from util.hashes import hash_of
 from util.workers import num_cores
 
-LONGEST_WAIT = timedelta(hours=6)  # of a process for the others' last videos
+LONGEST_WAIT = timedelta(hours=6)  # a process waits this long for the last videos of the others
 MOST_WORKERS = 4
+DAVIS_REMARK = (
+    "Any scores above are of single expressions (protocol C); the published protocol scores anno_0 to anno_3: "
+    "python evaluate.py --dataset davis"
+)
 
 
-def run_inference(
-    options: argparse.Namespace, name: str, split: Split, *, merge: bool = False, remark: str | None = None
-) -> None:
-    """Segments a split, scores it where there is a truth, and says where the results are.
+def run(options: argparse.Namespace, dataset: str) -> None:
+    """Segments a split, scores it if it has ground truth, and prints where the results are.
 
     Args:
-        options: of ``add_evaluation_flags``, ``add_weight_flags``, ``add_device_flags`` and ``add_segment_flags``.
-        name: of dataset and split, which the folder remembers.
-        merge: see ``evaluate``.
-        remark: printed beside the results.
+        options: the flags of an ``inference_*.py``.
+        dataset: its name in ``datasets.registry``.
 
     Raises:
         UserError: if data or weights are missing or damaged, or the folder holds another run.
     """
+    split = open_split(dataset, options.split, DatasetPaths.from_flags(options))
     device = select_device(options.device)
     dtype = select_dtype(options.dtype, device)
     state = PartialState(cpu=device.type == "cpu", timeout=LONGEST_WAIT)
-    if options.device in ("auto", "cuda"):  # of several GPUs each process has its own
+    if options.device in ("auto", "cuda"):  # each process has a GPU of its own
         device = state.device
-    choose_videos(split, options.limit, options.videos)
+    split = with_videos(split, options.limit, options.videos)
     loaded = load_flowrvs(options.wan_path, options.dit_ckpt, options.vae_ckpt, options.weights, dtype, text=False)
     how = SegmentOptions.from_flags(options)
     folder = ResultsFolder(Path(options.output_dir))
     with folder.alone() if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
-            identity = run_identity(name, split, loaded, options.weights, how)
+            identity = run_identity(f"{dataset} {options.split}", split, loaded, options.weights, how)
             where = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "compile": options.compile}
             folder.begin(identity | where, options.overwrite)
         state.wait_for_everyone()
@@ -60,17 +64,25 @@ def run_inference(
         workers = options.num_workers or min(MOST_WORKERS, max(1, num_cores() // state.num_processes))
         pipeline = loaded.pipeline.to(device)
         make_ready(pipeline, options.compile)
+        merge = isinstance(split, RefDAVIS17)
         metrics = segment_split(pipeline, split, captions, folder, how, state, num_workers=workers, merge=merge)
     if state.is_main_process:
         _report(folder, metrics)
-        if remark:
-            print(remark)
+        if isinstance(split, RefDAVIS17):
+            print(DAVIS_REMARK)
+        if isinstance(split, RefYouTubeVOS):
+            print(f"Videos of the split: {split.selection}")
 
 
 def run_identity(
     name: str, split: Split, loaded: LoadedFlowRVS, weights: str, options: SegmentOptions
 ) -> dict[str, Any]:
-    """What the results of a run depend on, in JSON values."""
+    """Returns everything that the masks of a run depend on, as JSON values.
+
+    Args:
+        name: of dataset and split.
+        weights: the value of ``--weights``.
+    """
     return {
         "dataset": {
             "name": name,

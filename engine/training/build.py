@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
+from datasets.registry import Source
 from datasets.sampling import Batches
-from datasets.split import Source
 from datasets.transforms import NO_AUGMENTATION, Augmentation, Box
 from engine.training.fsdp import shard_network
 from engine.training.latent_cache import CachedLatents, collate_latents

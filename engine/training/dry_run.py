@@ -8,8 +8,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
+from datasets.registry import Source
 from datasets.sampling import Batches
-from datasets.split import Source
 from engine.training.build import prepare_network, steps_per_epoch, trainer_options, training_clips
 from engine.training.memory_estimate import GIB, Choices, Clips, DiTSize, LiveBytes, peak, training_memory
 from models.dit import has_injection

@@ -18,7 +18,6 @@ from util.errors import UserError
 from util.files import write_text_whole
 from util.images import Frame
 
-TRACKERS = ("tensorboard", "wandb", "none")
 FOLDER = "tensorboard"  # inside the run folder
 
 

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT, StateDict
 
 from util.errors import UserError
+from util.flags import OPTIMIZERS
 
-OPTIMIZERS = ("adamw", "adamw8bit")
 EXEMPT_NAMES = ("norm", "embed", "scale_shift_table")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 TORCHAO = "torchao.optim"

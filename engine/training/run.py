@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from datasets.referring import ReferringClips
-from datasets.registry import DatasetPaths, training_sources, validation_split
+from datasets.registry import DatasetPaths, Source, training_sources, validation_split
 from datasets.sampling import Batches
-from datasets.split import Source, Split
+from datasets.split import Split
 from engine.captions import embed_once
 from engine.training.build import (
     base_of,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from datasets.split import Split, choose_videos
+from datasets.split import Split, with_videos
 from engine.inference.results_folder import ResultsFolder
 from engine.inference.segment_split import segment_split
 from engine.segment_options import SegmentOptions
@@ -102,5 +102,4 @@ class Validator:
 
 def first_videos(split: Split) -> Split:
     """Reduces a split to its first ``NUM_VIDEOS`` videos, and returns it."""
-    choose_videos(split, NUM_VIDEOS)
-    return split
+    return with_videos(split, NUM_VIDEOS)

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from datasets.clip import collate, empty_to_send
 from datasets.referring import ClipOptions, ReferringClips
+from datasets.registry import IMAGE, PSEUDO_VIDEO, VIDEO, Source
 from datasets.sampling import Batches, dense_indices, sample_indices, sparse_indices
-from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO, Expression, Source, Split
+from datasets.split import Expression, Split
 from datasets.transforms import (
     CROP_ASPECTS,
     Augmentation,

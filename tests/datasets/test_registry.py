@@ -12,8 +12,18 @@ import yaml
 import main
 from datasets.clip import collate
 from datasets.referring import ClipOptions, ReferringClips
-from datasets.registry import GROUPS, NAMES, TRAIN, VALIDATION, DatasetPaths, training_sources, validation_split
-from datasets.split import IMAGE, PSEUDO_VIDEO, VIDEO
+from datasets.registry import (
+    GROUPS,
+    IMAGE,
+    NAMES,
+    PSEUDO_VIDEO,
+    TRAIN,
+    VALIDATION,
+    VIDEO,
+    DatasetPaths,
+    training_sources,
+    validation_split,
+)
 from datasets.transforms import Augmentation, Box
 from util.errors import UserError
 from util.flags import DATASET_PATHS

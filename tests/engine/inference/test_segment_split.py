@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 import engine.inference.read_ahead
 from datasets.readers.mevis import MeViS
-from datasets.split import Expression, Split, choose_videos
+from datasets.split import Expression, Split, with_videos
 from engine.inference.read_ahead import VIDEOS_AHEAD, load_videos
 from engine.inference.results_folder import ResultsFolder
 from engine.inference.segment_split import merge_objects, segment_split
@@ -317,11 +317,11 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 )
 def test_videos_are_chosen_in_the_order_of_the_split(limit, names, expected):
     split = Fake(expressions({"c": 1, "a": 9, "b": 2}))
-    choose_videos(split, limit, names)
+    with_videos(split, limit, names)
     assert "".join(dict.fromkeys(expression.video for expression in split.expressions)) == expected
     assert len(split.expressions) == 4 * len(expected)
 
 
 def test_an_unknown_video_is_an_error_that_knows_a_near_one():
     with pytest.raises(UserError, match=r"'vidio' is no video of fake.json; did you mean 'video'"):
-        choose_videos(Fake(expressions({"video": 1})), names=["vidio"])
+        with_videos(Fake(expressions({"video": 1})), names=["vidio"])

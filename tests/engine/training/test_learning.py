@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
-from datasets.split import Source
+from datasets.registry import Source
 from datasets.toy import write_toy_mevis
 from datasets.transforms import Box
 from engine.inference.results_folder import ResultsFolder

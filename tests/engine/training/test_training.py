@@ -26,7 +26,7 @@ import main
 from datasets.clip import ClipBatch, collate
 from datasets.readers.mevis import MeViS
 from datasets.referring import ClipOptions, ReferringClips
-from datasets.split import Source
+from datasets.registry import Source
 from datasets.transforms import Box
 from engine.training.checkpoints import commit_checkpoint
 from engine.training.latent_cache import CachedLatents, LatentBatch, collate_latents
