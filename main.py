@@ -94,7 +94,7 @@ def _add_data_flags(parser: OptionParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--sampling", choices=SAMPLINGS, default="sparse",
-        help="frames of a clip: from the whole video (sparse), consecutive with a random stride (dense), or either (mixed)",
+        help="frames of a clip: from the whole video (sparse), evenly spaced (dense), or either (mixed)",
     )  # fmt: skip
     add_flag(group, "--augm_resize", True, "resize and crop every second clip at random")
     group.add_argument(

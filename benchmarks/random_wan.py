@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from datasets.clip import ClipBatch
-from models.toy import build_toy_wan
+from models.toy_wan import build_toy_wan
 from util.device import select_dtype
 
 CAPTIONS = ["the man in a blue jacket who walks away from the car", "two dogs that turn around and run to the left"]

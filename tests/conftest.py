@@ -7,7 +7,7 @@ import torch
 
 from datasets.toy import write_toy_mevis
 from models.flowrvs import FlowRVS
-from models.toy import write_toy_wan
+from models.toy_wan import write_toy_wan
 from models.weights import load_flowrvs
 
 torch.set_num_threads(1)  # test processes share two cores

@@ -13,8 +13,7 @@ from PIL import Image
 
 from datasets.check.__main__ import main
 from datasets.check.report import KINDS, SHOWN
-from datasets.check_layouts import LAYOUTS
-from datasets.registry import TRAIN
+from datasets.registry import CHECKED, TRAINED
 
 GRADES = ("errors", "warnings", "notes")
 
@@ -393,7 +392,7 @@ def test_defects_of_jhmdb_are_all_listed(run, tmp_path):
 
 
 def test_every_single_dataset_of_the_registry_can_be_checked():
-    assert set(LAYOUTS) == set(TRAIN)
+    assert set(CHECKED) == set(TRAINED)
 
 
 def test_a_missing_folder_is_one_line(tmp_path, capsys):
@@ -412,7 +411,7 @@ def test_a_folder_without_the_split_is_one_line(tmp_path, more):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset_file", "mevis", "--split", "testA"], "mevis has train, valid_u, valid, test"),
+        (["--dataset_file", "mevis", "--split", "testA"], "mevis has the splits train, valid_u, valid, test"),
         (["--dataset_file", "joint"], "invalid choice"),
         ([], "--dataset_file"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from datasets.readers.mevis import MeViS
 from datasets.toy import COLOURS, MOTION_CLAUSES, PLURALS, SHAPES, make_video, write_toy_mevis
-from models.toy import WORDS, build_toy_wan
+from models.toy_wan import WORDS, build_toy_wan
 from util.errors import UserError
 from util.images import read_image
 

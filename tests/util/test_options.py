@@ -2,7 +2,7 @@
 
 import pytest
 
-from util.options import OptionParser, float_in, int_in
+from util.options import OptionParser, add_flag, float_in, int_in
 
 
 def build_parser(required=False):
@@ -12,7 +12,7 @@ def build_parser(required=False):
     parser.add_argument("--num_steps", type=int_in(1, 300), default=1)
     parser.add_argument("--lr", type=float_in(0, 1, exclusive=True), default=1e-4)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_flag("--save_fig", default=False, help="on or off")
+    add_flag(parser, "--save_fig", False, "on or off")
     return parser
 
 
@@ -51,7 +51,7 @@ def test_a_flag_is_turned_on_by_its_name_and_off_by_no(arguments, value):
 
 def test_no_turns_off_a_flag_that_is_on_by_default():
     parser = OptionParser(prog="segment")
-    parser.add_flag("--amp", default=True, help="")
+    add_flag(parser, "--amp", True, "")
     assert parser.parse_args([]).amp is True
     assert parser.parse_args(["--no-amp"]).amp is False
 
@@ -78,14 +78,14 @@ def test_a_stray_word_is_refused(refusal):
 
 @pytest.mark.parametrize("spelling", ["--use_dvi", "--use_dvi=1", "--no-use_dvi"])
 def test_a_removed_flag_says_what_replaces_it(refusal, spelling):
-    assert "--use_dvi is gone: it is read off the weights" in refusal(spelling)
+    assert "--use_dvi was removed: it is read off the weights" in refusal(spelling)
 
 
 def test_a_removed_key_says_what_replaces_it(refusal, yaml_file):
     path = yaml_file("use_dvi: true\n")
     line = refusal("--config", path)
     assert str(path) in line
-    assert "use_dvi is gone: it is read off the weights" in line
+    assert "use_dvi was removed: it is read off the weights" in line
 
 
 def test_a_value_out_of_range_names_flag_range_and_value(refusal):

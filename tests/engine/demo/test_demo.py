@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import inference_demo
 from engine.demo.segment_video import hashing
-from models.toy import write_toy_wan
+from models.toy_wan import write_toy_wan
 from util.video import FrameSource, VideoWriter, open_frames
 from util.workers import MAX_PENDING
 
@@ -613,7 +613,7 @@ def test_a_stranger_in_the_place_of_the_video_is_left_alone(refused, clip, tmp_p
         (["--threshold", "0.9"], ["--threshold", "0.27", "0.73", "0.9"]),
         (["--threshold", "nan"], ["--threshold"]),
         (["--num_steps", "0"], ["--num_steps", "got 0"]),
-        (["--use_dvi"], ["--use_dvi", "is gone"]),
+        (["--use_dvi"], ["--use_dvi", "was removed"]),
         (["--max_frames", "0"], ["--max_frames", "got 0"]),
         (["--fps", "0"], ["--fps", "got 0"]),
         (["--prompt_batch", "0"], ["--prompt_batch"]),

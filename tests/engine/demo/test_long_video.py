@@ -17,7 +17,7 @@ import torch
 import engine.demo.segment_video
 import inference_demo
 from engine.demo.result_folder import PartialResult, staged_result
-from models.toy import write_toy_wan
+from models.toy_wan import write_toy_wan
 from util.errors import UserError
 from util.video import FrameSource, VideoWriter, open_frames
 

@@ -1,0 +1,190 @@
+"""Exports of a training run: a pipeline folder with a model card, or the original's weight file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from models.objectives import FLOW, OBJECTIVE_ENTRY
+from models.weights import VAE_PREFIX, load_dit, load_flowrvs, load_vae, read_saved_network
+from util.errors import MissingFileError, UserError
+from util.files import new_folders
+from util.flags import DEFAULT_WAN_PATH
+from util.run_folder import TrainedWeights
+
+REFERENCE_SUFFIX = ".pth"
+
+CARD = """---
+library_name: flowrvs
+tags:
+- flowrvs
+- referring-video-object-segmentation
+- video-segmentation
+---
+
+# {name}
+
+A FlowRVS pipeline: frames of a video and sentences in, one mask per frame and sentence out. A Wan2.1 video diffusion
+transformer deforms the latents of the video into those of the mask
+([arXiv 2510.06139](https://arxiv.org/abs/2510.06139)).
+
+| part | from |
+|---|---|
+{origins}
+
+Stored as {dtype}, except what the library keeps in float32. The transformer's objective is `{objective}`.
+
+## How to use it
+
+In the folder of FlowRVS's code:
+
+```python
+import numpy as np
+from models.flowrvs import FlowRVS
+pipeline = FlowRVS.from_pretrained("{name}")
+frames = np.zeros((17, 480, 832, 3), np.uint8)  # [T, H, W, 3] RGB
+masks = pipeline(frames, ["the dog on the left"]).masks  # [1, T, H, W] bool
+```
+
+or `python inference_demo.py --wan_path {name} --input_path video.mp4 --text_prompts "the dog on the left"`.
+
+## Scores
+
+{scores}
+
+## Training
+
+{weights}. Its options, resolved; of an absolute path only the last part is shown:
+
+```yaml
+{options}```
+
+Libraries: {libraries}.
+
+## Licence
+
+The header names none: whoever publishes these weights chooses it, within the terms of what they were made from. The
+weights of Wan2.1 are under Apache-2.0; datasets have terms of their own, those of MeViS (CC BY-NC-SA 4.0) exclude
+commercial use.
+"""
+
+
+def export_pipeline(
+    trained: TrainedWeights,
+    out: Path,
+    wan_path: str | None = None,
+    vae_ckpt: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes the folder ``out``: every part of a ``FlowRVS`` and a model card, whole or not at all.
+
+    Args:
+        wan_path, vae_ckpt: of the parts that the run did not train; by default those that it was given.
+        dtype: of the weights; the parts that the library keeps in float32 stay so.
+
+    Raises:
+        UserError: if ``out`` exists or cannot be written, or parts are missing, damaged or do not fit each other.
+    """
+    if out.suffix == REFERENCE_SUFFIX:
+        raise UserError(f"--out {out}: a pipeline is a folder; use another name, or --format reference for a file")
+    if trained.part == "vae" and vae_ckpt is not None:
+        raise UserError("--vae_ckpt: the run trained a VAE, which takes its place; leave the flag out")
+    sources = _sources(trained, wan_path, vae_ckpt)
+    with new_folders(out.parent, [out.name]) as staging:
+        pipeline = load_flowrvs(**sources, dtype=dtype).pipeline
+        if pipeline.config.objective != FLOW:  # so that the folder serves as --dit_ckpt too
+            pipeline.transformer.register_to_config(**{OBJECTIVE_ENTRY: pipeline.config.objective})
+        folder = staging / out.name
+        pipeline.save_pretrained(folder)
+        card = model_card(trained, out.name, sources, pipeline.config.objective, dtype)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _sources(trained: TrainedWeights, wan_path: str | None, vae_ckpt: str | None) -> dict[str, Any]:
+    """What ``load_flowrvs`` takes: what was given to the run, replaced by what is given here and what it trained."""
+    given = {name: trained.options.get(name) for name in ("wan_path", "dit_ckpt", "vae_ckpt")}
+    sources: dict[str, Any] = {
+        "wan_path": wan_path or given["wan_path"] or DEFAULT_WAN_PATH,
+        "dit_ckpt": given["dit_ckpt"],
+        "vae_ckpt": vae_ckpt or given["vae_ckpt"],
+    }
+    if trained.part == "vae":  # --weights of the run chose among those of its --dit_ckpt
+        return {**sources, "vae_ckpt": str(trained.folder), "weights": trained.options.get("weights", "auto")}
+    return {**sources, "dit_ckpt": str(trained.folder)}
+
+
+def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the original's file: ``{"model": state dict}`` of the DiT, or of the VAE under ``vae.`` names.
+
+    Args:
+        dtype: see ``export_pipeline``.
+
+    Raises:
+        UserError: if ``out`` exists or cannot be written, the weights are damaged or incomplete, or the DiT has an
+            objective other than flow, of which the format cannot tell.
+    """
+    if out.suffix != REFERENCE_SUFFIX:
+        raise UserError(f"--out {out}: --format reference writes one file; its name must end in {REFERENCE_SUFFIX}")
+    weights, config = read_saved_network(trained.folder, f"--run {trained.folder}")
+    if not config:
+        raise MissingFileError(f"--run {trained.folder}: config.json is missing; name another checkpoint")
+    objective = config.get(OBJECTIVE_ENTRY, FLOW)
+    if objective != FLOW:
+        raise UserError(
+            f"--format reference: cannot tell of objective {objective}, so its file would be read as {FLOW}; "
+            "use --format pipeline"
+        )
+    load, prefix = (load_vae, VAE_PREFIX) if trained.part == "vae" else (load_dit, "")
+    with new_folders(out.parent, [out.name]) as staging:
+        network = load(config, weights, dtype)
+        model = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+        torch.save({"model": model}, staging / out.name)
+
+
+def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], objective: str, dtype: torch.dtype) -> str:
+    """The card's text, with a YAML header as model hubs read it.
+
+    Args:
+        name: of the exported folder.
+        sources: its ``wan_path``, ``dit_ckpt`` and ``vae_ckpt``, as ``load_flowrvs`` took them.
+        objective: what the DiT predicts; see ``models.objectives``.
+        dtype: of the weights.
+    """
+    kind = "averaged (EMA)" if trained.averaged else "raw"
+    weights = f"The {kind} weights after step {trained.step}"
+    wan = sources["wan_path"]
+    origins = {
+        "transformer": sources["dit_ckpt"] or wan,
+        "vae": sources["vae_ckpt"] or wan,
+        "text_encoder, tokenizer": wan,
+    }
+    rows = {part: f"`{_without_folders(path)}`" for part, path in origins.items()}
+    rows[trained.part] = f"training, see below: {kind} weights after step {trained.step}"
+    options = {option: _without_folders(value) for option, value in trained.options.items()}
+    return CARD.format(
+        name=name,
+        origins="\n".join(f"| {part} | {origin} |" for part, origin in rows.items()),
+        dtype=str(dtype).removeprefix("torch."),
+        objective=objective,
+        scores=_scores(trained),
+        weights=weights,
+        options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
+        libraries=", ".join(f"{library} {version}" for library, version in trained.libraries.items()),
+    )
+
+
+def _scores(trained: TrainedWeights) -> str:
+    if not trained.scores:
+        return "None: the run validated no such weights."
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in trained.scores.items())
+    return (
+        f"From the run's own validation at step {trained.step}, in [0, 1], beside the other parts that the run was "
+        "given. Such a validation follows the training on a part of a split: it is no benchmark result.\n\n"
+        f"| score | value |\n|---|---|\n{rows}"
+    )
+
+
+def _without_folders(value: Any) -> Any:
+    """Of an absolute path the last part: the folders of a machine mean nothing elsewhere, and may name its user."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
