@@ -14,6 +14,7 @@ from engine.training.latent_cache import LatentBatch
 from engine.training.tasks import FlowOptions, FlowTask
 from engine.training.trainer import Trainer
 from models.dit import checkpoint_blocks
+from util.errors import UserError
 
 
 class Captions:
@@ -34,7 +35,7 @@ def batches(rank, step):
         step += 1
 
 
-def trainer_in(folder, accelerator, is_sharded=True):
+def trainer_in(folder, accelerator, is_sharded=True, **options):
     folder.mkdir(exist_ok=True)
     dit = tiny_dit()
     checkpoint_blocks(dit, 1)
@@ -43,7 +44,7 @@ def trainer_in(folder, accelerator, is_sharded=True):
         weight = dit.blocks[0].ffn.net[2].weight
         assert weight.to_local().numel() < weight.numel()
     task = FlowTask(dit, FakeVAE(), Captions(), FlowOptions(bbs_prob=0.5, use_spa=True))
-    return Trainer(task, tiny_options(print_freq=1), folder, accelerator)
+    return Trainer(task, tiny_options(print_freq=1, **options), folder, accelerator)
 
 
 def train(trainer, checkpoint=None):
@@ -81,6 +82,19 @@ def train_and_resume(folder):
     run_dir = folder / "resumed_from_slices"
     write_slices(trainer_in(run_dir, accelerator), run_dir / "step_0000002")
     train(trainer_in(run_dir, accelerator), run_dir / "step_0000002")
+    accelerator.end_training()
+
+
+def fail_and_resume(folder):
+    """Trains four steps from the checkpoint of a run whose first gradient is not finite."""
+    accelerator = Accelerator(cpu=True)
+    trainer = trainer_in(folder, accelerator, max_bad_steps=1)
+    batch = next(batches(accelerator.process_index, 0))
+    batch.mean.fill_(float("nan"))
+    try:
+        list(trainer.run([batch]))
+    except UserError:
+        train(trainer_in(folder, accelerator), folder / "step_0000000")
     accelerator.end_training()
 
 

@@ -20,6 +20,7 @@ def runs(tmp_path_factory):
     """Runs of two processes; by_three is step 2 of the sharded one, loaded and saved by three."""
     folder = tmp_path_factory.mktemp("runs")
     run_in_group(2, sharded_run.train_and_resume, folder)
+    run_in_group(2, sharded_run.fail_and_resume, folder / "failed")
     run_in_group(3, sharded_run.load_and_save, folder / "sharded" / STEP_2, folder / "by_three")
     return folder
 
@@ -72,6 +73,10 @@ def test_a_sharded_run_resumes_bit_for_bit_also_from_the_layout_of_one_file_per_
         ours, theirs = (weights(runs / folder, STEP_4, network) for folder in (name, "sharded"))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert_same_state(optimizer_state(runs / name / STEP_4), optimizer_state(runs / "sharded" / STEP_4))
+
+
+def test_a_sharded_run_without_moments_resumes_like_a_new_one(runs):
+    assert losses(runs / "failed") == losses(runs / "sharded")
 
 
 def test_a_sharded_run_resumes_on_another_number_of_processes(runs):
