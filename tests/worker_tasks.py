@@ -14,6 +14,20 @@ def append(folder, task):
     (Path(folder) / str(task)).write_text(str(os.getpid()))
 
 
+def append_slowly(folder, task):
+    time.sleep(0.05)
+    append(folder, task)
+
+
+def double(_context, task):
+    return 2 * task
+
+
+def signal_itself(folder, task):
+    os.kill(os.getpid(), task)
+    append(folder, int(task))
+
+
 def fail_on_odd(folder, task):
     if task % 2:
         raise UserError(f"task {task} is odd; give an even one")

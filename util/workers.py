@@ -1,48 +1,43 @@
-"""Work in processes of their own, beside this one, in bounded memory.
+"""Runs work on threads, in order, and on worker processes; both in bounded memory."""
 
-``multiprocessing`` would do, but for two things. A process that it starts afresh (a fork does not survive CUDA) runs
-the imports of the main script first: torch and diffusers, seconds and half a gigabyte each. And if the main process is
-killed, its workers wait for ever; ours see the end of their input and go.
-"""
-
-import collections
 import contextlib
-import io
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
-import subprocess
 import sys
+import threading
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
-
-import cv2
-
-from util.errors import UserError
+from multiprocessing import connection, resource_tracker
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Context = TypeVar("Context")
+Job = TypeVar("Job")
 
-MAX_PENDING = 4  # items taken from the input whose results were not taken yet
+MAX_PENDING = 4  # items of ordered_map that were taken from the input and whose results were not taken yet
+JOBS_PER_WORKER = 2  # one that runs, one that waits
+IGNORED_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
 
-_work: list[Callable[[Any], Any]] = []  # in a worker: the function that it was started with
+def num_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], max_pending: int = MAX_PENDING
 ) -> Iterator[Result]:
-    """``map`` on as many threads: results in the order of the items, at most ``max_pending`` items alive.
+    """Maps items on ``max_pending`` threads; yields results in the order of the items.
 
-    For functions that spend their time outside of Python (images, arrays, files). ``items`` is gone through on the
-    caller's thread; what a function raises, the caller meets at its place.
+    For functions that spend their time outside Python: images, arrays, files. At most ``max_pending`` items are alive.
+    ``items`` is iterated on the caller's thread. An error is raised in place of the result.
     """
     with ThreadPoolExecutor(max_pending) as pool:
         pending: deque[Future[Result]] = deque()
@@ -57,199 +52,162 @@ def ordered_map(
             pool.shutdown(cancel_futures=True)
 
 
-def num_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class WorkerPool(Generic[Context, Job, Result]):
+    """Calls ``function(context, job)`` in worker processes, by the standard library's pool.
 
+    What this adds: workers do not import the main script, so they start in a fraction of a second without torch, and
+    the pool works from a notebook, from standard input and from a script without a main guard; they ignore Ctrl-C and
+    the signals that stop a run, which are the main process's business; they end when the main process is killed; and
+    only a few jobs wait, so memory is bounded.
 
-Context = TypeVar("Context")
-Task = TypeVar("Task")
-
-ROOT = Path(__file__).parents[1]
-TASKS_PER_PROCESS = 2  # one that runs, one that waits
-
-
-class WorkerPool(Generic[Context, Task]):
-    """Calls ``function(context, task)`` in processes that import the function's module and no more.
-
-    Use it in a ``with`` block: at its end all tasks are done, or, where the block fails, those that had begun.
+    Use it in a ``with`` block. At its end all jobs are done; if the block fails, only those that had begun.
 
     Args:
-        function: of a module's top level.
-        context: sent to each process once; like the tasks anything that pickles.
-        num_processes: from 1 on.
+        function: defined at the top level of a module.
+        context: sent to each worker once. Like jobs and results it must pickle.
+        num_workers: from 1.
     """
 
-    def __init__(self, function: Callable[[Context, Task], None], context: Context, num_processes: int) -> None:
-        self._workers = [_Worker(function, context) for _ in range(num_processes)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(num_processes)
-        self._pending: collections.deque[Future[None]] = collections.deque()
-        self._max_pending = TASKS_PER_PROCESS * num_processes
+    def __init__(self, function: Callable[[Context, Job], Result], context: Context, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._pending: set[Future[Result]] = set()
+        # Workers hold the reading end. It reports the end of file once this process closes the other end, or is gone.
+        reader, self._lifeline = multiprocessing.Pipe(duplex=False)
+        self._reader = reader
+        self._processes: set[Any] = set()
+        self._pool = ProcessPoolExecutor(
+            num_workers,
+            multiprocessing.get_context("spawn"),  # a fork does not survive CUDA, nor OpenCV's threads
+            _start_worker,
+            (reader, function, context),
+        )
 
-    def submit(self, task: Task) -> None:
-        """Gives a task to whichever process is free; waits while too many are waiting.
+    def submit(self, job: Job) -> None:
+        """Gives a job to a worker; waits while too many jobs are waiting. For functions that return nothing.
 
         Raises:
-            Exception: what an earlier task raised.
+            Exception: what an earlier job raised.
         """
-        while len(self._pending) >= self._max_pending:
-            self._pending.popleft().result()
-        for done in [future for future in self._pending if future.done()]:
-            self._pending.remove(done)
-            done.result()
-        self._pending.append(self._threads.submit(self._run, task))
+        while len(self._pending) >= JOBS_PER_WORKER * self._num_workers:
+            self._take_finished()
+        for future in [future for future in self._pending if future.done()]:
+            self._pending.remove(future)
+            self._result_of(future)
+        self._start(job)
 
-    def __enter__(self) -> "WorkerPool[Context, Task]":
+    def map(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yields the results of jobs as they come, in any order.
+
+        Raises:
+            Exception: what a job raised.
+        """
+        for job in jobs:
+            while len(self._pending) >= JOBS_PER_WORKER * self._num_workers:
+                yield from self._take_finished()
+            self._start(job)
+        while self._pending:
+            yield from self._take_finished()
+
+    def __enter__(self) -> "WorkerPool[Context, Job, Result]":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             while kind is None and self._pending:
-                self._pending.popleft().result()
+                self._take_finished()
         finally:
-            self._threads.shutdown(cancel_futures=True)
-            for worker in self._workers:
-                worker.close()
+            if kind is not None and issubclass(kind, ChildProcessError):
+                self._lifeline.close()  # the library's SIGTERM does not end the others: they ignore it
+            self._pool.shutdown(cancel_futures=True)
+            self._lifeline.close()
+            self._reader.close()
 
-    def _run(self, task: Task) -> None:
-        worker = self._idle.get()
+    def _start(self, job: Job) -> None:
+        resource_tracker.ensure_running()  # if the pool started it, it would unblock signals in between
+        before = set(multiprocessing.active_children())
+        with _as_workers_start():
+            try:
+                self._pending.add(self._pool.submit(_run, job))
+            except BrokenProcessPool:
+                raise self._killed() from None
+        self._processes |= set(multiprocessing.active_children()) - before
+
+    def _take_finished(self) -> list[Result]:
+        finished, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+        return [self._result_of(future) for future in finished]
+
+    def _result_of(self, future: Future[Result]) -> Result:
         try:
-            worker.call(task)
-        finally:
-            self._idle.put(worker)
+            return future.result()
+        except BrokenProcessPool:
+            raise self._killed() from None
 
-
-class _Worker:
-    """One process; its standard input takes pickled tasks, its standard output gives what they raised, or None."""
-
-    def __init__(self, function: Callable[[Any, Any], None], context: Any) -> None:
-        self._first: tuple[Any, Any] | None = (function, context)
-        paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "util.workers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    def _killed(self) -> ChildProcessError:
+        self._lifeline.close()
+        for process in self._processes:
+            process.join()
+        codes = [process.exitcode for process in self._processes if process.exitcode not in (0, LEFT_ALONE)]
+        code = codes[0] if codes else "unknown"
+        return ChildProcessError(
+            f"a worker process ended by itself (exit code {code}; -9 is often too little memory); start again with "
+            "fewer --num_workers: what is done stays"
         )
 
-    def call(self, task: Any) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            if self._first is not None:  # not at the start: a large one waits until the process reads
-                _send(self._first, self._process.stdin)
-                self._first = None
-            _send(task, self._process.stdin)
-            error = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            code = self._process.wait()
-            raise ChildProcessError(
-                f"a worker process ended by itself (exit code {code}; -9 is often too little memory); start again "
-                "with fewer --num_workers: what is done stays"
-            ) from None
-        if error is not None:
-            raise error
 
-    def close(self) -> None:
-        """Waits until the process has ended, of which it hears by the end of its input."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError):  # it may have gone before
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+@contextlib.contextmanager
+def _as_workers_start() -> Iterator[None]:
+    """The state that a process which starts inside the block inherits."""
+    main = sys.modules["__main__"]
+    threads = os.environ.get("OMP_NUM_THREADS")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)  # until _start_worker ignores them
+    # The library has new processes run the main script, unless it knows no file of it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    os.environ["OMP_NUM_THREADS"] = "1"  # there are several workers
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _send(message: Any, stream: Any) -> None:
-    pickle.dump(message, stream, protocol=5)
-    stream.flush()
+# -- in a worker -------------------------------------------------------------------------------------------------
+
+LEFT_ALONE = 3  # exit code of a worker whose main process is gone or no longer wants it
+_work: list[Any] = []  # function and context of this worker
 
 
-def _serve(tasks: BinaryIO, answers: BinaryIO) -> None:
-    """What a worker process does: tasks until the input ends, as it does too when the main process is killed."""
-    messages = _received(tasks)
-    function, context = next(messages, (_nothing, None))
-    for task in messages:
-        try:
-            function(context, task)
-            answer = None
-        except Exception as error:
-            answer = _picklable(error)
-        try:
-            _send(answer, answers)
-        except BrokenPipeError:
-            return
+def _start_worker(lifeline: connection.Connection, function: Callable[[Any, Any], Any], context: Any) -> None:
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    if "cv2" in sys.modules:  # imported with the function; there are several workers
+        sys.modules["cv2"].setNumThreads(1)
+    _work[:] = [function, context]
 
 
-def _nothing(_context: Any, _task: Any) -> None:
-    """Stands for the function of a pool that had no task."""
+def _end_with(lifeline: connection.Connection) -> None:
+    connection.wait([lifeline])  # nothing is ever sent
+    os._exit(LEFT_ALONE)
 
 
-def _received(stream: BinaryIO) -> Iterator[Any]:
-    while True:
-        try:
-            yield pickle.load(stream)
-        except (EOFError, pickle.UnpicklingError):  # the end, perhaps in the middle of a message
-            return
+def _run(job: Any) -> Any:
+    function, context = _work
+    try:
+        return function(context, job)
+    except Exception as error:
+        raise _picklable(error) from None
 
 
 def _picklable(error: Exception) -> Exception:
-    """The error itself, with its traceback as a note; in words where it cannot be sent."""
+    """Returns the error with its traceback as a note, or its text in a ``RuntimeError`` if it cannot be sent."""
     error.add_note(f"In the worker process:\n{traceback.format_exc()}")
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     return error
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process too, which ends this one
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a task prints must not mix with the answers
-    sys.stdout = io.TextIOWrapper(os.fdopen(os.dup(2), "wb"), line_buffering=True)
-    _serve(sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    main()
-
-
-def process_map(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """The results of ``function``, as they come.
-
-    Args:
-        function: is sent to each worker once, with all it holds.
-        num_workers: processes; 0 works in this one.
-
-    Raises:
-        UserError: if a worker was killed.
-    """
-    if num_workers == 0:
-        yield from map(function, items)
-        return
-    # Spawned: a fork of a process whose OpenCV has threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _start, (function,)) as pool:
-        try:
-            for future in as_completed([pool.submit(_run, item) for item in items]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"--num_workers {num_workers}: a worker was killed, as happens when memory runs out; use fewer"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start(function: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
-    cv2.setNumThreads(1)
-    _work[:] = [function]
-
-
-def _run(item: Any) -> Any:
-    return _work[0](item)

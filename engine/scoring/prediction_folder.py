@@ -56,14 +56,14 @@ class PredictionFolder:
         folder = self.root / expression.video / expression.exp_id
         return [folder / f"{expression.frames[index]}.png" for index in annotated(expression)]
 
-    def read(self, expression: Expression) -> NDArray[np.bool_]:
-        """[T, H, W] of the annotated frames.
+    def read(self, expression: Expression, row: int | None = None) -> NDArray[np.bool_]:
+        """Reads the predicted masks of the annotated frames, [T, H, W]; with ``row`` only that one, [1, H, W].
 
         Raises:
-            UserError: if a file is no mask, damaged, or of another size.
+            UserError: if a file is not a mask, damaged, or of another size.
         """
-        size = self.size(expression)
-        return np.stack([read_mask(file, size) for file in self.files(expression)])
+        size, files = self.size(expression), self.files(expression)
+        return np.stack([read_mask(file, size) for file in (files if row is None else [files[row]])])
 
     def check(
         self, allow_partial: bool, check_file: Callable[[Path, Size], None] = check_mask_file

@@ -186,9 +186,11 @@ def _shown(entries: list[Entry]) -> list[str]:
 def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[Frame, str]:
     """The frame with the largest truth, or of nothing else the largest prediction; and its name."""
     split, size, indices = predictions.split, predictions.size(expression), annotated(expression)
-    truth, prediction = split.masks(expression, indices, size), predictions.read(expression)
-    areas = (truth if truth.any() else prediction).sum(axis=(1, 2))
-    row = int(areas.argmax())
+    masks = split.masks(expression, indices, size)
+    if not masks.any():
+        masks = predictions.read(expression)
+    row = int(np.count_nonzero(masks, axis=(1, 2)).argmax())
+    pair = (predictions.read(expression, row)[0], split.masks(expression, [indices[row]], size)[0])
     try:
         frame = split.read_frames(expression, [indices[row]])[0]
     except MissingFileError:  # to score, pictures are not needed
@@ -196,8 +198,8 @@ def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[F
     # Resized first: an outline is some pixels wide, and would cover what little there is of a small frame.
     height, width = (max(1, round(side * SIDE / max(size))) for side in size)
     shown = [
-        cv2.resize(masks[row].view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)[None]
-        for masks in (prediction, truth)
+        cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)[None]
+        for mask in pair
     ]
     tinted = draw_masks(resize_frame(frame, height, width), shown[0], [PREDICTION_COLOUR])
     return draw_masks(tinted, shown[1], [TRUTH_COLOUR], opacity=0), expression.frames[indices[row]]

@@ -1,9 +1,11 @@
-"""Scores a folder of predicted masks against a split, without a model. Free of torch."""
+"""Scores a folder of predicted masks against the ground truth of a split, without a model."""
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ from tqdm import tqdm
 
 from datasets.readers.davis import ANNOTATOR_FOLDERS, NUM_ANNOTATORS, RefDAVIS17
 from datasets.split import Expression, Split
-from engine.scoring.davis_protocol import DavisProtocol, summarise_annotators
+from engine.scoring.davis_protocol import DavisProtocol, Sequence, summarise_annotators
 from engine.scoring.prediction_folder import PredictionFolder, annotated
 from engine.scoring.protocols import Key, Protocol
 from engine.scoring.summary import Values
 from util.errors import UserError
 from util.files import write_text_whole
-from util.workers import process_map
+from util.workers import WorkerPool, num_cores
+
+# Starting a worker takes 0.5 s of processor time. A mask of 480 x 854 is scored in 20 ms, so below 10 s of work in all
+# workers cost more than they save.
+PIXELS_WITHOUT_WORKERS = 500 * 480 * 854
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,17 @@ class ScoreOptions:
     """How to score.
 
     Attributes:
-        num_workers: processes; 0 works in this one.
-        allow_partial: whether incomplete expressions are left out instead of refused.
+        num_workers: worker processes; 0 scores in this process. None starts one per core, and none for small jobs.
+        allow_partial: leave incomplete expressions out instead of refusing them.
     """
 
-    num_workers: int = 0
+    num_workers: int | None = None
     allow_partial: bool = False
 
 
 @dataclass(frozen=True)
 class Measure:
-    """From an expression to its numbers; what a worker process is sent."""
+    """Scores an expression; what a worker is sent."""
 
     predictions: PredictionFolder
     protocol: Protocol
@@ -50,18 +56,18 @@ class Measure:
 def score_folder(
     split: Split, expressions: list[Expression], pred: Path, protocol: Protocol, options: ScoreOptions
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``.
+    """Scores predicted masks and returns the content of ``metrics.json``.
 
     Args:
-        expressions: those of the split to score.
+        expressions: expressions of the split to score.
         pred: see ``PredictionFolder``; of Ref-DAVIS17 also ``anno_0`` to ``anno_3``, see ``davis_protocol.py``.
 
     Raises:
-        UserError: if the split hides its masks, or the folder is incomplete or damaged.
+        UserError: if the split has no public masks, or the folder is incomplete or damaged.
     """
     if not split.has_masks:
         raise UserError(
-            f"{split.source}: this split has no public masks here; score another one, or make its submission with --zip"
+            f"{split.source}: this split has no public masks; score another split, or write its submission with --zip"
         )
     if isinstance(split, RefDAVIS17):
         predictions = PredictionFolder(pred, split, expressions, frozenset(ANNOTATOR_FOLDERS))
@@ -74,7 +80,7 @@ def score_folder(
 
 
 def write_metrics(out: Path, metrics: dict[str, Any], expressions: list[Expression]) -> None:
-    """Writes ``metrics.json``, and one line per expression as ``metrics.csv``, or per object where there is none."""
+    """Writes ``metrics.json``, and ``metrics.csv`` with one line per expression, or per object of protocol A."""
     write_text_whole(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     units: dict[str, Values] = metrics.get("units") or metrics["objects"]
     known = {"/".join(expression.key): expression for expression in expressions}
@@ -93,12 +99,14 @@ def write_metrics(out: Path, metrics: dict[str, Any], expressions: list[Expressi
 def _score_expressions(
     predictions: PredictionFolder, expressions: list[Expression], protocol: Protocol, options: ScoreOptions
 ) -> dict[str, Any]:
-    values = dict(_run(Measure(predictions, protocol), expressions, _num_frames, options, "score", "expression"))
+    measure = Measure(predictions, protocol)
+    area = math.prod(predictions.size(expressions[0])) if expressions else 0
+    values = dict(_map(measure, expressions, _num_frames, area, options, title="score", unit="expression"))
     return protocol.summarise(values, expressions)
 
 
 def _score_davis(davis: DavisProtocol, protocol: Protocol, options: ScoreOptions) -> dict[str, Any]:
-    """Protocol A as the headline, C beside it where there are masks of single expressions."""
+    """Scores protocol A, and protocol C beside it if there are masks of single expressions."""
     predictions, expressions = davis.predictions, davis.predictions.expressions
     is_merged = davis.merged is not None
     has_units = predictions.has_masks() or not is_merged
@@ -110,9 +118,13 @@ def _score_davis(davis: DavisProtocol, protocol: Protocol, options: ScoreOptions
             f"{predictions.origin}: no sequence has masks of all its expressions, as protocol A of Ref-DAVIS17 needs; "
             "predict the rest"
         )
-    results = list(
-        _run(davis.measure, sequences, lambda s: _num_frames(s.expressions[0]), options, "match", "sequence")
-    )
+    first = sequences[0].expressions[0]
+    area = NUM_ANNOTATORS * math.prod(predictions.split.source_size(first))
+
+    def num_frames(sequence: Sequence) -> int:
+        return _num_frames(sequence.expressions[0])
+
+    results = list(_map(davis.measure, sequences, num_frames, area, options, title="match", unit="sequence"))
     direct: dict[str, Any] = {}
     if has_units:
         direct = _with_missing(_score_expressions(predictions, complete, protocol, options), expressions, complete)
@@ -128,17 +140,37 @@ def _score_davis(davis: DavisProtocol, protocol: Protocol, options: ScoreOptions
     return _with_missing(metrics, expressions, [expression for expression in mergeable if expression.video in scored])
 
 
-def _run(
+def _map(
     function: Callable[[Any], Any],
     items: list[Any],
-    length: Callable[[Any], int],
+    num_frames: Callable[[Any], int],
+    area: int,
     options: ScoreOptions,
+    *,
     title: str,
     unit: str,
-) -> Any:
-    """Results in any order; the longest items first, so that none is left alone at the end."""
-    ordered = sorted(items, key=length, reverse=True)
-    return tqdm(process_map(function, ordered, options.num_workers), desc=title, unit=unit, total=len(ordered))
+) -> Iterator[Any]:
+    """Yields ``function`` of each item, longest items first, so that no worker is left with a long one at the end.
+
+    Args:
+        area: pixels to score per frame, of a typical item.
+    """
+    ordered = sorted(items, key=num_frames, reverse=True)
+    num_workers = options.num_workers
+    if num_workers is None:
+        is_small = area * sum(map(num_frames, items)) <= PIXELS_WITHOUT_WORKERS
+        num_workers = 0 if is_small else num_cores()
+    with contextlib.ExitStack() as stack:
+        if num_workers:
+            pool = stack.enter_context(WorkerPool(_call, function, min(num_workers, len(items))))
+            results = pool.map(ordered)
+        else:
+            results = map(function, ordered)
+        yield from tqdm(results, desc=title, unit=unit, total=len(ordered))
+
+
+def _call(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
 
 
 def _num_frames(expression: Expression) -> int:
@@ -146,7 +178,7 @@ def _num_frames(expression: Expression) -> int:
 
 
 def _with_missing(metrics: dict[str, Any], expressions: list[Expression], scored: list[Expression]) -> dict[str, Any]:
-    """The metrics, with the names of what was left out, if anything was."""
+    """Adds the names of expressions that were left out, if there are any, under ``missing``."""
     keys = {expression.key for expression in scored}
     missing = ["/".join(expression.key) for expression in expressions if expression.key not in keys]
     return {**metrics, "missing": missing} if missing else metrics

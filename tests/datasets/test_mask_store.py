@@ -61,7 +61,9 @@ def check(store, *seeds):
                 assert (decoded == coco_mask.decode(rle)).all() and store.size(annotation, position) == SIZE
 
 
-def test_masks_equal_those_of_pycocotools(source):
+@pytest.mark.parametrize("many_runs", [0, 2000])  # each way of painting
+def test_masks_equal_those_of_pycocotools(source, monkeypatch, many_runs):
+    monkeypatch.setattr(datasets.readers.mask_store, "MANY_RUNS", many_runs)
     store = MaskStore(source)
     check(store, 0, 1, 2)
     assert "1" not in store
@@ -73,8 +75,10 @@ def test_objects_painted_on_one_picture_are_joined(source):
     assert (painted(store, "0", 0, "7", 2, "14", 1).astype(bool) == masks(0)[0] | masks(1)[2]).all()
 
 
+@pytest.mark.parametrize("many_runs", [0, 2000])
 @pytest.mark.parametrize("filled", ["nothing but the last pixel", "all", "all but the first pixel"])
-def test_runs_may_begin_and_end_anywhere(source, filled):
+def test_runs_may_begin_and_end_anywhere(source, filled, monkeypatch, many_runs):
+    monkeypatch.setattr(datasets.readers.mask_store, "MANY_RUNS", many_runs)
     mask = np.full(SIZE, filled != "nothing but the last pixel")
     mask.T.reshape(-1)[-1] = True
     mask[0, 0] = filled == "all"

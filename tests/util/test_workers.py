@@ -1,5 +1,6 @@
 """Threads in order, and worker processes: bounded, light, honest about failures, gone with the main process."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import worker_tasks
 
 from util.errors import UserError
-from util.workers import MAX_PENDING, TASKS_PER_PROCESS, WorkerPool, ordered_map
+from util.workers import IGNORED_SIGNALS, JOBS_PER_WORKER, MAX_PENDING, WorkerPool, ordered_map
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,7 @@ def done(folder):
 
 
 def test_every_task_is_done_once_the_block_ends_by_so_many_processes(tmp_path):
-    with WorkerPool(worker_tasks.append, tmp_path, 2) as pool:
+    with WorkerPool(worker_tasks.append_slowly, tmp_path, 2) as pool:
         for task in range(20):
             pool.submit(task)
     assert done(tmp_path) == set(range(20))
@@ -41,7 +42,7 @@ def test_submit_waits_while_too_many_tasks_wait(tmp_path):
     with WorkerPool(worker_tasks.sleep, tmp_path, 1) as pool:
         for task in range(6):
             pool.submit(task)
-            assert len(done(tmp_path)) >= task + 1 - TASKS_PER_PROCESS
+            assert len(done(tmp_path)) >= task + 1 - JOBS_PER_WORKER
 
 
 def test_an_error_is_raised_with_its_type_and_message_and_other_tasks_are_kept(tmp_path):
@@ -77,7 +78,7 @@ def test_workers_that_write_and_score_masks_import_neither_torch_nor_the_main_sc
 
 def test_when_the_main_process_is_killed_its_workers_go(tmp_path):
     script = (
-        "import sys, time, worker_tasks\nfrom util.workers import WorkerPool\n"
+        "import sys, time, worker_tasks\nfrom util.workers import IGNORED_SIGNALS, WorkerPool\n"
         "with WorkerPool(worker_tasks.append, sys.argv[1], 2) as pool:\n"
         "    for task in range(20): pool.submit(task)\n"
         "    time.sleep(60)\n"
@@ -166,3 +167,82 @@ def test_a_caller_that_stops_early_leaves_no_thread_behind():
     next(results)
     results.close()
     assert threading.active_count() == before
+
+
+# Where and how workers start
+
+
+def test_results_of_a_map_come_from_workers_and_no_more_jobs_wait_than_may(tmp_path):
+    taken = []
+
+    def jobs():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    with WorkerPool(worker_tasks.double, None, 1) as pool:
+        results = pool.map(jobs())
+        first = next(results)
+        assert len(taken) <= 1 + JOBS_PER_WORKER
+        assert sorted([first, *results]) == [2 * number for number in range(9)]
+
+
+@pytest.mark.parametrize("number", IGNORED_SIGNALS, ids=lambda number: number.name)
+def test_a_worker_ignores_the_signals_of_the_main_process(tmp_path, number):
+    with WorkerPool(worker_tasks.signal_itself, tmp_path, 1) as pool:
+        pool.submit(number)
+    assert done(tmp_path) == {int(number)}
+
+
+def test_a_worker_ignores_signals_from_its_first_line(tmp_path):
+    before = set(multiprocessing.active_children())
+    with WorkerPool(worker_tasks.append, tmp_path, 1) as pool:
+        pool.submit(0)
+        (worker,) = set(multiprocessing.active_children()) - before
+        while worker.is_alive() and not done(tmp_path):  # while it starts, too
+            for number in IGNORED_SIGNALS:
+                os.kill(worker.pid, number)
+            time.sleep(0.005)
+    assert done(tmp_path) == {0}
+
+
+def test_signals_and_environment_of_the_main_process_stay(tmp_path):
+    environment, blocked, main = dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, []), sys.modules["__main__"]
+    with WorkerPool(worker_tasks.append, tmp_path, 1) as pool:
+        pool.submit(0)
+    assert dict(os.environ) == environment
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+    assert sys.modules["__main__"] is main
+
+
+UNGUARDED = (
+    "import sys, worker_tasks\n"
+    "from util.workers import IGNORED_SIGNALS, WorkerPool\n"
+    "print('began', flush=True)\n"
+    "with WorkerPool(worker_tasks.append, FOLDER, 2) as pool:\n"
+    "    for task in range(4): pool.submit(task)\n"
+)
+
+
+@pytest.mark.parametrize("way", ["standard input", "script", "notebook"])
+def test_a_pool_works_without_a_main_guard(tmp_path, way):
+    out = tmp_path / "out"
+    out.mkdir()
+    script = UNGUARDED.replace("FOLDER", repr(str(out)))
+    command, given = [sys.executable, "-"], script
+    if way == "script":
+        (tmp_path / "script.py").write_text(script)
+        command, given = [sys.executable, str(tmp_path / "script.py")], None
+    elif way == "notebook":  # code runs in a __main__ without a file, as a kernel has it
+        given = (
+            "import sys, types\n"
+            "main = sys.modules['__main__'] = types.ModuleType('__main__')\n"
+            f"exec(compile({script!r}, '<cell 1>', 'exec'), main.__dict__)\n"
+        )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    finished = subprocess.run(
+        command, input=given, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("began") == 1
+    assert done(out) == {0, 1, 2, 3}

@@ -317,9 +317,10 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 )
 def test_videos_are_chosen_in_the_order_of_the_split(limit, names, expected):
     split = Fake(expressions({"c": 1, "a": 9, "b": 2}))
-    with_videos(split, limit, names)
-    assert "".join(dict.fromkeys(expression.video for expression in split.expressions)) == expected
-    assert len(split.expressions) == 4 * len(expected)
+    part = with_videos(split, limit, names)
+    assert "".join(dict.fromkeys(expression.video for expression in part.expressions)) == expected
+    assert len(part.expressions) == 4 * len(expected)
+    assert len(split.expressions) == 12  # the split itself stays as it is
 
 
 def test_an_unknown_video_is_an_error_that_knows_a_near_one():

@@ -15,8 +15,11 @@ import predictions
 import pytest
 from PIL import Image
 
+import engine.scoring.run
+import engine.scoring.score_folder
 import evaluate
 import inference_mevis
+from util.workers import WorkerPool
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(mini_mevis.FRAMES)
@@ -111,6 +114,26 @@ def test_workers_and_one_process_give_the_same(tmp_path, data):
     assert run(tmp_path, "--num_workers", "2") == alone
 
 
+def test_small_jobs_start_no_workers_unless_asked_to(tmp_path, data, monkeypatch):
+    started = []
+
+    class Pool(WorkerPool):
+        def __init__(self, function, context, num_workers):
+            started.append(num_workers)
+            super().__init__(function, context, num_workers)
+
+    monkeypatch.setattr(engine.scoring.score_folder, "WorkerPool", Pool)
+    by_default = ["--dataset", "mevis", "--mevis_path", str(tmp_path / "data"), "--pred", str(tmp_path / "pred")]
+    evaluate.main([*by_default, "--output_dir", str(tmp_path / "out")])
+    assert started == []
+    run(tmp_path, "--num_workers", "1")
+    assert started == [1]
+    monkeypatch.setattr(engine.scoring.score_folder, "PIXELS_WITHOUT_WORKERS", 0)
+    monkeypatch.setattr(engine.scoring.score_folder, "num_cores", lambda: 1)
+    evaluate.main([*by_default, "--output_dir", str(tmp_path / "out")])
+    assert started == [1, 1]
+
+
 def test_perfect_masks_score_one(tmp_path, data):
     for (video, exp_id), masks in data.items():
         predictions.write(tmp_path / "pred" / video / exp_id, NAMES, masks)
@@ -185,7 +208,7 @@ def test_no_folder_is_refused(tmp_path, data):
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(evaluate, "score_folder", lambda *_: pytest.fail("it began to score"))
+    monkeypatch.setattr(engine.scoring.run, "score_folder", lambda *_: pytest.fail("it began to score"))
     (tmp_path / "file").write_text("")
     message = refused(tmp_path, "--output_dir", str(tmp_path / "file" / "out"))
     assert f"{tmp_path / 'file' / 'out'}: cannot be written" in message
