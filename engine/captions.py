@@ -1,4 +1,4 @@
-"""Captions embedded once: the text encoder, 11 GB of Wan2.1's, is in memory for that alone."""
+"""Embeds captions once. The text encoder, 11 GB for Wan2.1, is in memory only for that."""
 
 import gc
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ ON_GPU, IN_LAYERS, _ = TEXT_PLACES
 def embed_once(
     captions: Iterable[str], loaded: LoadedFlowRVS, cache: Path, device: torch.device, dtype: torch.dtype
 ) -> CaptionCache:
-    """Embeds the captions that are not in the cache yet; of several processes one does it, the others need no encoder.
+    """Embeds the captions that are not in the cache yet. One process does it; the others do not load the encoder.
 
     Args:
         loaded: names the folder of the text encoder.
-        cache: a folder (--text_cache); may hold more, and be shared.
-        dtype: of the encoder.
+        cache: the cache folder (--text_cache); it may be shared and hold other captions.
+        dtype: number format of the encoder.
 
     Raises:
         UserError: if the encoder is missing or damaged, or the cache cannot be written.
@@ -40,7 +40,7 @@ def embed_once(
 
     embedded.add_missing(captions, load)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # which other processes may want
+        torch.cuda.empty_cache()  # other processes may need it
     return embedded
 
 
@@ -48,14 +48,15 @@ def embed_once(
 def embed_now(
     captions: list[str], loaded: LoadedFlowRVS, device: torch.device, dtype: torch.dtype, place: str = ON_GPU
 ) -> Tensor:
-    """[P, L, D] of cleaned captions, on the CPU; the text encoder comes for that alone.
+    """Embeds cleaned captions to [P, L, D] on the CPU; loads the text encoder and frees it afterwards.
 
     Args:
-        place: one of ``util.flags.TEXT_PLACES``: on ``device``, there layer by layer, the others waiting in main
-            memory, or on the CPU.
+        place: one of ``util.flags.TEXT_PLACES``: ``gpu`` runs on ``device``, ``layers`` there layer by layer while
+            the other
+            layers wait in main memory, ``cpu`` on the CPU.
 
     Raises:
-        UserError: if the encoder is missing or damaged, or the memory does not hold it.
+        UserError: if the encoder is missing or damaged, or does not fit into memory.
     """
     encoder, tokenizer = load_text(loaded.folder, dtype)
     with naming_what_saves_memory():
@@ -65,8 +66,8 @@ def embed_now(
             encoder.to(device)
         embeddings = embed_captions(encoder, tokenizer, captions, loaded.pipeline.config.max_sequence_length).cpu()
     del encoder
-    gc.collect()  # the hooks of offloading refer to it in a circle
+    gc.collect()  # the hooks of offloading hold a reference cycle
     return_freed_memory()
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # which the other networks want
+        torch.cuda.empty_cache()  # the other networks need it
     return embeddings

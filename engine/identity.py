@@ -1,4 +1,4 @@
-"""What tells one model from another, so that a run never goes on with another's results."""
+"""Identifies a model, so that a run never continues with the results of another model."""
 
 from importlib.metadata import version
 from typing import Any
@@ -14,10 +14,10 @@ CONFIG_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
 
 
 def model_identity(loaded: LoadedFlowRVS, weights: str) -> dict[str, Any]:
-    """Weights, configurations and library versions, in JSON values.
+    """Returns weights, configurations and library versions as JSON values.
 
     Args:
-        weights: which of a checkpoint's, --weights.
+        weights: the value of ``--weights``.
     """
     pipeline = loaded.pipeline
     return {

@@ -1,4 +1,4 @@
-"""How to segment: the options that the demo and the evaluation share, and a pipeline made ready for it."""
+"""Options for segmenting that demo and inference share, and a pipeline prepared for it."""
 
 import argparse
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from models.windows import choose_windows
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Keyword arguments of ``FlowRVS.__call__``, described there."""
+    """Keyword arguments of ``FlowRVS.__call__``; see there."""
 
     num_steps: int = 1
     box_height: int | None = None
@@ -24,12 +24,12 @@ class SegmentOptions:
 
     @property
     def num_shared(self) -> int:
-        """Frames that successive windows share."""
+        """Number of frames that successive windows share."""
         return choose_windows(self.window, self.overlap).overlap
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> "SegmentOptions":
-        """From the flags of ``util.flags.add_segment_flags``."""
+        """Reads the flags of ``util.flags.add_segment_flags``."""
         return cls(
             num_steps=flags.num_steps,
             box_height=flags.reso_h,
@@ -43,10 +43,10 @@ class SegmentOptions:
 
 
 def make_ready(pipeline: FlowRVS, compile_layers: bool = False) -> None:
-    """Makes a pipeline faster without another answer but for rounding, in place, once it is on its device.
+    """Makes a pipeline faster in place, with equal results up to rounding. Call it after moving it to its device.
 
     Args:
-        compile_layers: the DiT's blocks and the VAE's norms, at their first use, for any length and size.
+        compile_layers: compile the DiT's blocks and the VAE's norms at their first use, for any length and size.
     """
     prepare_for_inference(pipeline.transformer, compile_layers)
     if compile_layers:

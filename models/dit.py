@@ -1,4 +1,4 @@
-"""The diffusion transformer: diffusers' ``WanTransformer3DModel``, with or without direct video injection."""
+"""The DiT: diffusers' ``WanTransformer3DModel``, with or without direct video injection."""
 
 from typing import Any
 
@@ -15,18 +15,20 @@ PATCH_WEIGHT = "patch_embedding.weight"
 
 
 def has_injection(dit: WanTransformer3DModel) -> bool:
-    """Whether the DiT takes ``[latents, video_latents]``, twice its output channels, or the latents alone."""
+    """Whether the DiT takes ``[latents, video_latents]``, twice as many channels as it predicts."""
     return dit.config.in_channels == 2 * dit.config.out_channels
 
 
 def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
-    """The DiT's config with ``in_channels`` as the weights have it: C, or 2C with direct video injection.
+    """Returns the DiT's config with the ``in_channels`` of the weights: C, or 2C with direct video injection.
 
     Raises:
         UserError: if the patch embedding is missing or has another number of input channels.
     """
     if PATCH_WEIGHT not in tensors or tensors[PATCH_WEIGHT].ndim != 5:
-        raise UserError(f"{source}: no 5-dimensional '{PATCH_WEIGHT}' in it, so these are no weights of a Wan DiT")
+        raise UserError(
+            f"{source}: has no 5-dimensional '{PATCH_WEIGHT}', so it holds no Wan DiT; give the weights of one"
+        )
     in_channels = tensors[PATCH_WEIGHT].shape[1]
     channels = config["out_channels"] or config["in_channels"]
     if in_channels not in (channels, 2 * channels):
@@ -38,10 +40,10 @@ def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], sourc
 
 
 def widened(weight: Tensor) -> Tensor:
-    """A pretrained patch embedding prepared for direct video injection.
+    """Widens the weight of a pretrained patch embedding for direct video injection.
 
-    The new input channels, those of the injected video, start at zero: the widened network equals the
-    pretrained one at the first step.
+    The new input channels, those of the injected video, start at zero: at first the network computes the same as
+    before.
 
     Args:
         weight: [D, C, 1, 2, 2] for Wan2.1.
@@ -53,7 +55,7 @@ def widened(weight: Tensor) -> Tensor:
 
 
 def with_injection(dit: WanTransformer3DModel) -> WanTransformer3DModel:
-    """The DiT with direct video injection: if it has none yet, it is widened in place, and equals itself before."""
+    """Returns the DiT with direct video injection; widens it in place if needed, without changing what it computes."""
     if not has_injection(dit):
         narrow = dit.patch_embedding
         wide = nn.Conv3d(2 * narrow.in_channels, narrow.out_channels, narrow.kernel_size, narrow.stride).to(
@@ -86,17 +88,16 @@ def predict_velocity(
     caption_embeddings: Tensor,
     network: nn.Module | None = None,
 ) -> Tensor:
-    """The velocity at ``latents``, one evaluation of the DiT.
+    """Predicts the velocity at ``latents`` with one evaluation of the DiT.
 
-    Latents that are one row expanded, at one sigma expanded, reach the DiT as such: see
-    ``dit_speed.share_first_attention``.
+    If latents and sigma are one row, expanded, the DiT gets the one row: see ``dit_inference.share_first_attention``.
 
     Args:
         latents: [B, C, T, H, W] on the path.
-        video_latents: [B, C, T, H, W] clean; concatenated on the channel axis where the DiT has injection.
+        video_latents: [B, C, T, H, W] clean; concatenated on the channel axis if the DiT has direct video injection.
         sigma: [B] in [0, 1], 1 = video.
         caption_embeddings: [B, L, D], zero after the last token.
-        network: what runs instead of ``dit`` itself: a wrapper around it, of data-parallel training say.
+        network: called instead of ``dit``, for instance its DDP wrapper.
 
     Returns:
         [B, C, T, H, W] in the dtype of ``latents``.

@@ -77,23 +77,26 @@ def export_pipeline(
     vae_ckpt: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes the folder ``out``: every part of a ``FlowRVS`` and a model card, whole or not at all.
+    """Writes the folder ``out`` with all networks of a ``FlowRVS`` and a model card; whole or not at all.
 
     Args:
-        wan_path, vae_ckpt: of the parts that the run did not train; by default those that it was given.
-        dtype: of the weights; the parts that the library keeps in float32 stay so.
+        wan_path, vae_ckpt: where the networks come from that the run did not train; by default from where the run had
+            them.
+        dtype: number format of the weights; modules that the library keeps in float32 stay so.
 
     Raises:
-        UserError: if ``out`` exists or cannot be written, or parts are missing, damaged or do not fit each other.
+        UserError: if ``out`` exists or cannot be written, or networks are missing, damaged or do not fit each other.
     """
     if out.suffix == REFERENCE_SUFFIX:
-        raise UserError(f"--out {out}: a pipeline is a folder; use another name, or --format reference for a file")
+        raise UserError(
+            f"--out {out}: --format pipeline writes a folder; use another name, or --format reference for a file"
+        )
     if trained.part == "vae" and vae_ckpt is not None:
-        raise UserError("--vae_ckpt: the run trained a VAE, which takes its place; leave the flag out")
+        raise UserError("--vae_ckpt: the run trained the VAE, which is exported; leave the flag out")
     sources = _sources(trained, wan_path, vae_ckpt)
     with new_folders(out.parent, [out.name]) as staging:
         pipeline = load_flowrvs(**sources, dtype=dtype).pipeline
-        if pipeline.config.objective != FLOW:  # so that the folder serves as --dit_ckpt too
+        if pipeline.config.objective != FLOW:  # so that the folder also works as --dit_ckpt
             pipeline.transformer.register_to_config(**{OBJECTIVE_ENTRY: pipeline.config.objective})
         folder = staging / out.name
         pipeline.save_pretrained(folder)
@@ -102,7 +105,7 @@ def export_pipeline(
 
 
 def _sources(trained: TrainedWeights, wan_path: str | None, vae_ckpt: str | None) -> dict[str, Any]:
-    """What ``load_flowrvs`` takes: what was given to the run, replaced by what is given here and what it trained."""
+    """Returns the arguments for ``load_flowrvs``: those of the run, replaced by those given and by what it trained."""
     given = {name: trained.options.get(name) for name in ("wan_path", "dit_ckpt", "vae_ckpt")}
     sources: dict[str, Any] = {
         "wan_path": wan_path or given["wan_path"] or DEFAULT_WAN_PATH,
@@ -115,14 +118,15 @@ def _sources(trained: TrainedWeights, wan_path: str | None, vae_ckpt: str | None
 
 
 def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the original's file: ``{"model": state dict}`` of the DiT, or of the VAE under ``vae.`` names.
+    """Writes a file in the original's format: ``{"model": state dict}`` of the DiT, or of the VAE with ``vae.`` names.
 
     Args:
         dtype: see ``export_pipeline``.
 
     Raises:
-        UserError: if ``out`` exists or cannot be written, the weights are damaged or incomplete, or the DiT has an
-            objective other than flow, of which the format cannot tell.
+        UserError: if ``out`` exists or cannot be written, the weights are damaged or incomplete, or the DiT was
+            trained
+            with another objective than flow, which the format cannot express.
     """
     if out.suffix != REFERENCE_SUFFIX:
         raise UserError(f"--out {out}: --format reference writes one file; its name must end in {REFERENCE_SUFFIX}")
@@ -132,7 +136,7 @@ def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = to
     objective = config.get(OBJECTIVE_ENTRY, FLOW)
     if objective != FLOW:
         raise UserError(
-            f"--format reference: cannot tell of objective {objective}, so its file would be read as {FLOW}; "
+            f"--format reference: cannot express objective {objective}; the file would be read as {FLOW}; "
             "use --format pipeline"
         )
     load, prefix = (load_vae, VAE_PREFIX) if trained.part == "vae" else (load_dit, "")
@@ -143,13 +147,13 @@ def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = to
 
 
 def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], objective: str, dtype: torch.dtype) -> str:
-    """The card's text, with a YAML header as model hubs read it.
+    """Returns the text of the model card, with a YAML header as model hubs read it.
 
     Args:
-        name: of the exported folder.
-        sources: its ``wan_path``, ``dit_ckpt`` and ``vae_ckpt``, as ``load_flowrvs`` took them.
+        name: name of the exported folder.
+        sources: the arguments that ``load_flowrvs`` got.
         objective: what the DiT predicts; see ``models.objectives``.
-        dtype: of the weights.
+        dtype: number format of the weights.
     """
     kind = "averaged (EMA)" if trained.averaged else "raw"
     weights = f"The {kind} weights after step {trained.step}"
@@ -186,5 +190,5 @@ def _scores(trained: TrainedWeights) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """Of an absolute path the last part: the folders of a machine mean nothing elsewhere, and may name its user."""
+    """Returns the last part of an absolute path: folders of this machine may name its user."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -1,6 +1,6 @@
-"""Low-rank adaptation of the DiT: small matrices beside its linear layers train, the rest stays frozen.
+"""Low-rank adaptation of the DiT: trains small matrices beside its linear layers, the rest stays frozen.
 
-Source: Hu et al., LoRA (arXiv 2106.09685), by peft through diffusers' adapter mixin.
+Source: Hu et al., LoRA (arXiv 2106.09685); implemented by peft through diffusers' adapter mixin.
 """
 
 import torch
@@ -11,20 +11,20 @@ from torch import Tensor
 from util.errors import UserError
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-RANK_ENTRY = "flowrvs_lora_rank"  # in the config of a DiT with adapters
-BASE_ENTRY = "flowrvs_lora_base"  # beside it: the file or folder of the weights that were adapted
-FIRST, SECOND = ".lora_A.default", ".lora_B.default"  # as peft names the two matrices beside a layer
+RANK_ENTRY = "flowrvs_lora_rank"  # entry in the config of a DiT with adapters
+BASE_ENTRY = "flowrvs_lora_base"  # entry with the file or folder of the adapted weights
+FIRST, SECOND = ".lora_A.default", ".lora_B.default"  # peft's names for the two matrices of a layer
 
 
 def add_lora(dit: WanTransformer3DModel, rank: int, seed: int = 0, base: str = "") -> None:
-    """Puts adapters beside all linear layers of the blocks, in place; the network's function does not change.
+    """Adds adapters to all linear layers of the blocks, in place; the DiT computes the same as before.
 
-    They train in float32, and with them the patch embedding: its channels for the injected video start at zero.
+    The adapters train in float32, and so does the patch embedding: its channels for the injected video start at zero.
 
     Args:
-        rank: of the products of two matrices that are added to the layers' weights.
-        seed: of the first of each two; the second starts at zero.
-        base: file or folder of the DiT's weights, which whoever reads the adapter alone will need.
+        rank: rank of the two matrices whose product is added to a layer's weights.
+        seed: random seed of the first matrix; the second starts at zero.
+        base: file or folder of the DiT's weights, which a checkpoint of adapters names.
     """
     dit.requires_grad_(False)
     with torch.random.fork_rng():
@@ -37,33 +37,33 @@ def add_lora(dit: WanTransformer3DModel, rank: int, seed: int = 0, base: str = "
 
 
 def has_lora(dit: WanTransformer3DModel) -> bool:
-    """Whether the DiT holds adapters beside its weights."""
+    """Whether the DiT has adapters."""
     return RANK_ENTRY in dit.config
 
 
 def trained(dit: WanTransformer3DModel) -> dict[str, Tensor]:
-    """The adapters and the patch embedding, by name: what a checkpoint of such a run holds."""
+    """Returns the adapters and the patch embedding by name: the content of a checkpoint."""
     return {name: parameter for name, parameter in dit.named_parameters() if parameter.requires_grad}
 
 
 def merge_adapter(base: dict[str, Tensor], adapter: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights of the base with what a run of adapters added to them: a DiT like any other.
+    """Merges adapters into the weights that they were trained on; returns the weights of a plain DiT.
 
     Args:
         base: state dict that the run started from, with or without direct video injection.
-        adapter: of ``trained``.
-        source: how errors call the adapter.
+        adapter: the tensors of ``trained``.
+        source: name of the adapter, for errors.
 
     Raises:
-        UserError: if the adapter is of another network.
+        UserError: if the adapter belongs to another network.
     """
     merged = dict(base)
     for name, value in adapter.items():
-        if FIRST not in name and SECOND not in name:  # trained whole
+        if FIRST not in name and SECOND not in name:  # all of it is trained
             merged[name] = value
         if FIRST in name:
             target, second = name.replace(FIRST, ""), adapter.get(name.replace(FIRST, SECOND))
             if target not in base or second is None or base[target].shape != (len(second), value.shape[1]):
-                raise UserError(f"{source}: its adapter does not fit {target} of its base; restore the run's own base")
+                raise UserError(f"{source}: the adapter does not fit {target} of its base; restore the base of the run")
             merged[target] = (base[target].float() + second.float() @ value.float()).to(base[target].dtype)
     return merged

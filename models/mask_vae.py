@@ -20,13 +20,15 @@ OUTPUT_CONV = "decoder.conv_out.weight"
 
 
 def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
-    """The VAE's config with ``out_channels`` as the weights have it: 1 for a mask head, 3 for the stock decoder.
+    """Returns the VAE's config with the ``out_channels`` of the weights: 1 for a mask head, 3 for the stock decoder.
 
     Raises:
         UserError: if the last convolution is missing or has another number of output channels.
     """
     if OUTPUT_CONV not in tensors or tensors[OUTPUT_CONV].ndim != 5:
-        raise UserError(f"{source}: no '{OUTPUT_CONV}' in it, so these are no weights of a Wan VAE")
+        raise UserError(
+            f"{source}: has no '{OUTPUT_CONV}', so it does not hold the weights of a Wan VAE; give other weights"
+        )
     out_channels = tensors[OUTPUT_CONV].shape[0]
     per_channel = (config.get("patch_size") or 1) ** 2
     if out_channels not in (per_channel, 3 * per_channel):
@@ -38,15 +40,15 @@ def config_for_weights(config: dict[str, Any], tensors: dict[str, Tensor], sourc
 
 
 def with_mask_head(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """A copy of a stock VAE whose decoder has one output channel, begun as the mean of the three.
+    """Returns a copy of a stock VAE whose decoder has one output channel, the mean of the three.
 
-    Its logits then equal those that the stock decoder gives, and tuning starts there.
+    At first its logits equal those of the stock decoder; tuning starts from there.
     """
     weights = vae.state_dict()
     for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
         weights[name] = weights[name].unflatten(0, (3, -1)).mean(dim=0)
     out_channels = len(weights["decoder.conv_out.bias"])
-    # Without the library's list of entries left at their defaults: from_config would set these back, out_channels too.
+    # Without the library's list of default entries: from_config would reset these, out_channels among them.
     config = {name: value for name, value in vae.config.items() if name != "_use_default_values"}
     tuned = AutoencoderKLWan.from_config({**config, "out_channels": out_channels})
     tuned.load_state_dict(weights)
@@ -55,7 +57,7 @@ def with_mask_head(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 
 
 def check_strides(vae: AutoencoderKLWan) -> None:
-    """Compares the strides in the VAE's config, plain entries that stay 8 and 4 unless set, with its layers.
+    """Compares the strides in the VAE's config with its layers: the library leaves them at 8 and 4 unless they are set.
 
     Raises:
         UserError: if they disagree.
@@ -72,7 +74,7 @@ def check_strides(vae: AutoencoderKLWan) -> None:
 
 
 def check_num_frames(num_frames: int) -> None:
-    """Refuses a number of frames that the VAE would cut silently.
+    """Refuses a number of frames of which the VAE would silently drop some.
 
     Raises:
         UserError: unless ``num_frames`` is 4n + 1.
@@ -85,21 +87,23 @@ def check_num_frames(num_frames: int) -> None:
 
 
 def padded_num_frames(num_frames: int) -> int:
-    """The smallest 4n + 1 that holds ``num_frames``."""
+    """Returns the smallest 4n + 1 that is at least ``num_frames``."""
     return num_frames + -(num_frames - 1) % FRAMES_PER_CHUNK
 
 
 def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of the latents, raw; of whole frames, also where the VAE decodes in tiles.
+    """Encodes frames to the raw mean and log-variance of their latents. Never in tiles, even if the VAE decodes in
+    tiles.
 
-    Encoding takes less memory than decoding, and tiles of it would change what the DiT sees. On the toy at 320 x 320,
-    predicted masks kept an IoU of 0.945 with both in tiles; true masks decoded in tiles one of 0.997.
+    Encoding needs less memory than decoding, and tiles would change what the DiT sees. On the toy at 320 x 320
+    predicted
+    masks kept an IoU of 0.945 with both in tiles; ground truth masks decoded in tiles kept 0.997.
 
     Args:
         frames: [B, 3, T, H, W] in [-1, 1]; T = 4n + 1, H and W multiples of the spatial stride.
 
     Returns:
-        Two of [B, C, 1 + (T - 1) / stride, H / stride, W / stride], float32.
+        Mean and log-variance, each [B, C, 1 + (T - 1) / stride, H / stride, W / stride] float32.
 
     Raises:
         ValueError: if T is not 4n + 1.
@@ -110,18 +114,18 @@ def encode_posterior(vae: AutoencoderKLWan, frames: Tensor) -> tuple[Tensor, Ten
 
 
 def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A draw from the posterior, by standard normal ``noise`` of the same shape: start-point augmentation."""
+    """Samples the posterior with standard normal ``noise`` of the same shape: start-point augmentation."""
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
 def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Raw latents [B, C, T, H, W] as the DiT reads those of a video: ``(z - latents_mean) / latents_std``."""
+    """Normalises raw video latents [B, C, T, H, W] for the DiT: ``(z - latents_mean) / latents_std``."""
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std
 
 
 def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """The inverse of ``normalise``."""
+    """Inverts ``normalise``."""
     mean, std = _statistics(vae, latents)
     return latents * std + mean
 
@@ -133,36 +137,36 @@ def _statistics(vae: AutoencoderKLWan, latents: Tensor) -> tuple[Tensor, Tensor]
 
 
 def encode_video(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
-    """Normalised video latents, from the posterior mean, as at inference; see ``encode_posterior``."""
+    """Encodes frames to normalised video latents, the posterior mean, as at inference; see ``encode_posterior``."""
     return normalise(vae, encode_posterior(vae, frames)[0])
 
 
 def encode_masks(vae: AutoencoderKLWan, masks: Tensor) -> Tensor:
-    """Raw mask latents.
+    """Encodes masks to raw mask latents.
 
     Args:
         masks: [B, 1, T, H, W] in {0, 1}; T = 4n + 1.
 
     Returns:
-        [B, C, T', H', W'] float32: the posterior mean of the mask as a picture, black -1, white 1.
+        [B, C, T', H', W'] float32: the posterior mean of the mask as an RGB video, black -1, white 1.
 
     Raises:
         ValueError: if T is not 4n + 1.
     """
-    picture = (2 * masks - 1).expand(-1, 3, -1, -1, -1)
+    video = (2 * masks - 1).expand(-1, 3, -1, -1, -1)
     # Mask latents stay unnormalised: the released decoder was tuned on raw ones.
-    return encode_posterior(vae, picture)[0]
+    return encode_posterior(vae, video)[0]
 
 
 def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
-    """Mask logits, as the method takes them at inference.
+    """Decodes raw mask latents to mask logits, as at inference.
 
     Args:
-        mask_latents: [B, C, T', H', W'] raw, as ``encode_masks`` gives them.
+        mask_latents: [B, C, T', H', W'] raw, as ``encode_masks`` returns them.
 
     Returns:
-        [B, 1, T, H, W] float32, clamped to [-1, 1]; foreground where > 0.
-        A stock decoder gives a picture; the mean of its channels serves.
+        [B, 1, T, H, W] float32, clamped to [-1, 1]; foreground where > 0. For a stock decoder the mean of its three
+        channels.
     """
     stride = vae.config.scale_factor_spatial
     chunks: Iterable[Tensor]
@@ -174,29 +178,29 @@ def decode_logits(vae: AutoencoderKLWan, mask_latents: Tensor) -> Tensor:
 
 
 def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """What the decoder says before the library clamps it: a loss needs gradients beyond [-1, 1].
+    """Decodes latents without the library's clamp to [-1, 1], for losses: these need gradients beyond it.
 
     Args:
         latents: [B, C, T', H', W'].
 
     Returns:
-        [B, out, T, H, W] in the VAE's dtype; clamped, it equals ``vae.decode`` up to rounding. Not tiled.
+        [B, out, T, H, W] in the VAE's dtype; clamped, it equals ``vae.decode`` up to rounding. Never in tiles.
     """
     return torch.cat(list(decode_chunks(vae, [latents])), dim=2)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """[N, h, w] logits to [N, *size], bilinear with align_corners false; to be done before any threshold."""
+    """Resizes logits [N, h, w] to [N, *size], bilinear with align_corners false. Resize before the threshold."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
     return F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def logits_to_masks(logits: Tensor, threshold: float = 0.5) -> NDArray[np.bool_]:
-    """Foreground where the sigmoid of the logit exceeds ``threshold`` in (0, 1); bool, shaped as ``logits``."""
+    """Thresholds logits: True where the sigmoid exceeds ``threshold`` in (0, 1). Returns bool of the same shape."""
     return (logits > logit_threshold(threshold)).cpu().numpy()
 
 
 def logit_threshold(threshold: float) -> float:
-    """The logit whose sigmoid is ``threshold`` in (0, 1)."""
+    """Returns the logit whose sigmoid is ``threshold`` in (0, 1)."""
     return math.log(threshold / (1 - threshold))

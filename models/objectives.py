@@ -20,17 +20,17 @@ from util.errors import UserError
 from util.flags import OBJECTIVES
 
 FLOW, VELOCITY1, NOISE, DIRECT, REM = OBJECTIVES
-OBJECTIVE_ENTRY = "flowrvs_objective"  # in the config.json of a trained DiT; absent is flow
+OBJECTIVE_ENTRY = "flowrvs_objective"  # entry in the config.json of a trained DiT; flow if absent
 ONE_STEP = (VELOCITY1, DIRECT, REM)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training question to the DiT, and the answer.
+    """A training example for the DiT.
 
     Attributes:
-        latents: [B, C, T, H, W], what it is given.
-        sigma: [B], as which position.
+        latents: [B, C, T, H, W], its input.
+        sigma: [B], the position of the input on the path.
         target: [B, C, T, H, W], what it should predict.
     """
 
@@ -42,13 +42,13 @@ class Example:
 def training_example(
     objective: str, video_latents: Tensor, mask_latents: Tensor, sigma: Tensor, noise: Tensor
 ) -> Example:
-    """What the DiT is asked for a sample.
+    """Makes a training example of an objective.
 
     Args:
         video_latents: [B, C, T, H, W] normalised.
         mask_latents: [B, C, T, H, W] raw; for ``rem`` normalised.
-        sigma: [B] in (0, 1], drawn; ``velocity1``, ``direct`` and ``rem`` have their own.
-        noise: [B, C, T, H, W] standard normal; only ``noise`` starts from it.
+        sigma: [B] in (0, 1], sampled; ``velocity1``, ``direct`` and ``rem`` ignore it.
+        noise: [B, C, T, H, W] standard normal; only ``noise`` uses it.
     """
     if objective == FLOW:
         return Example(
@@ -67,13 +67,13 @@ def training_example(
 def predict_mask_latents(
     objective: str, evaluate: Callable[[Tensor, Tensor], Tensor], video_latents: Tensor, sigmas: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mask latents [B, C, T, H, W], of the kind that ``training_example`` took.
+    """Predicts mask latents [B, C, T, H, W], raw or normalised as in ``training_example``.
 
     Args:
-        evaluate: the DiT: latents [B, C, T, H, W] and sigma [B] to its prediction.
+        evaluate: the DiT: returns its prediction for latents [B, C, T, H, W] and sigma [B].
         video_latents: [B, C, T, H, W] normalised.
         sigmas: from ``sigma_schedule``.
-        noise: like ``video_latents``; only ``noise`` starts from it.
+        noise: like ``video_latents``; only ``noise`` uses it.
     """
     if objective in (FLOW, VELOCITY1):
         return solve(evaluate, video_latents, sigmas)
@@ -84,19 +84,21 @@ def predict_mask_latents(
 
 
 def check_objective(objective: str, injection: bool) -> None:
-    """Refuses what cannot work.
+    """Refuses an objective that cannot work.
 
     Raises:
-        UserError: if the name is unknown, or ``noise`` meets a DiT that never sees the video.
+        UserError: if the name is unknown, or with ``noise`` the DiT has no direct video injection.
     """
     if objective not in OBJECTIVES:
         raise UserError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}; correct the config")
     if objective == NOISE and not injection:
-        raise UserError("objective noise starts from noise, so the DiT must see the video: train with --use_dvi")
+        raise UserError(
+            "--objective noise: needs direct video injection, without it the DiT sees no video; add --use_dvi"
+        )
 
 
 def check_num_steps(objective: str, num_steps: int) -> None:
-    """Refuses several steps where the DiT learnt one.
+    """Refuses several solver steps for an objective that has one.
 
     Raises:
         UserError: if ``num_steps`` exceeds 1 for such an objective.

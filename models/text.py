@@ -1,4 +1,4 @@
-"""Captions: cleaned, tokenized and embedded by the UMT5 encoder as Wan and the released weights expect."""
+"""Cleans, tokenizes and embeds captions with the UMT5 encoder, as Wan and the released weights expect."""
 
 import html
 import logging
@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def clean_caption(caption: str) -> str:
-    """The caption as the text encoder shall see it.
+    """Cleans a caption for the text encoder.
 
-    In this order: runs of whitespace become one space and the ends are stripped, HTML entities are
-    unescaped once, double quotes and backslashes are deleted. Case stays.
+    In this order: replaces each run of whitespace by one space and strips the ends, unescapes HTML entities once,
+    deletes
+    double quotes and backslashes. Does not change case.
 
     Source: the behaviour of the FlowRVS reference; released weights depend on it.
     """
@@ -29,13 +30,13 @@ def clean_caption(caption: str) -> str:
 
 
 def clean_captions(prompts: Sequence[str]) -> list[str]:
-    """``clean_caption`` of each prompt.
+    """Cleans each prompt with ``clean_caption``.
 
     Raises:
-        UserError: if there are none, or one has nothing left.
+        UserError: if there are no prompts, or one is empty.
     """
     if len(prompts) == 0:
-        raise UserError("prompts (--text_prompts) must hold at least one sentence, got none")
+        raise UserError("prompts (--text_prompts) must hold at least one prompt, got none")
     captions = [clean_caption(prompt) for prompt in prompts]
     for prompt, caption in zip(prompts, captions, strict=True):
         if any("\ud800" <= character <= "\udfff" for character in caption):
@@ -55,14 +56,16 @@ def embed_captions(
     """Embeds cleaned captions.
 
     Args:
-        captions: B texts, each through ``clean_caption`` already.
+        captions: B texts from ``clean_caption``.
         max_length: tokens per caption; longer ones are cut, with a warning.
-        padding: ``longest`` computes no more rows than the longest caption has tokens. The encoder masks padding, so
-            the rows of tokens are the same up to rounding, at a tenth of the cost for 20 tokens of 256.
+        padding: ``longest`` computes only as many rows as the longest caption has tokens. The encoder masks padding,
+            so the
+            rows of tokens are the same up to rounding, at a tenth of the cost for 20 tokens of 256.
 
     Returns:
-        [B, max_length, D], or with ``longest`` fewer rows, in the encoder's dtype on its device; rows after the last
-        token are zero, and the DiT attends to all max_length.
+        [B, max_length, D], or with ``longest`` fewer rows, in the encoder's dtype on its device. Rows after the last
+        token
+        are zero; the DiT attends to all max_length.
     """
     _warn_of_cut_captions(tokenizer, captions, max_length)
     tokens = tokenizer(
@@ -75,25 +78,25 @@ def embed_captions(
     ).to(text_encoder.device)
     mask = tokens.attention_mask  # [B, L]
     embeddings = text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state  # [B, L, D]
-    is_token = mask.to(embeddings.device).bool()[..., None]  # an offloaded encoder answers from another device
+    is_token = mask.to(embeddings.device).bool()[..., None]  # an offloaded encoder returns its output on another device
     return torch.where(is_token, embeddings, torch.zeros_like(embeddings))
 
 
 class Captions(Protocol):
-    """Embeddings of many captions, such as ``CaptionCache`` keeps."""
+    """Embeddings of many captions, for instance a ``CaptionCache``."""
 
     def lookup(self, captions: list[str]) -> Tensor:
-        """[B, max_length, D] on the CPU, zero after the last token."""
+        """Returns [B, max_length, D] on the CPU, zero after the last token."""
 
 
 def trim_rows(embedding: Tensor) -> Tensor:
-    """[L, D] without the zero rows at its end; a view."""
+    """Returns a view of [L, D] without the zero rows at its end."""
     used = embedding.any(dim=1).nonzero()
     return embedding[: int(used[-1]) + 1 if len(used) else 0]
 
 
 def pad_rows(rows: Tensor, length: int) -> Tensor:
-    """[N, D] with zero rows up to [length, D]."""
+    """Pads [N, D] with zero rows to [length, D]."""
     return F.pad(rows, (0, 0, 0, length - len(rows)))
 
 

@@ -1,11 +1,12 @@
-"""Embeddings of captions on disk: each is computed once, then shared by processes, runs and machines.
+"""Caches caption embeddings on disk. Each is computed once, then shared by processes, runs and machines.
 
-Of [256, 4096] per caption a sentence fills about 15 rows; only these are kept. A cache folder holds one sub-folder per
-text encoder, dtype and length, and in it:
+An embedding is [256, 4096], but a caption fills about 15 rows; only these are kept. A cache folder has one sub-folder
+per text encoder, dtype and length, with these files:
 
-    identity.json       what its embeddings were made with; for people
-    <hash>.safetensors  ``rows`` [N, D] of up to 512 captions, one after the other; metadata ``captions`` is a JSON
-                        object {cleaned caption: number of rows} in the same order
+    identity.json       what the embeddings were made with; for people to read
+    <hash>.safetensors  ``rows`` [N, D] of up to 512 captions, concatenated; its metadata ``captions`` is a JSON
+    object
+                        {cleaned caption: number of rows} in the same order
 """
 
 import hashlib
@@ -29,25 +30,25 @@ from util.errors import MissingFileError, UserError
 from util.files import write_text_whole
 from util.hashes import sha256_of
 
-FORMAT = 1  # of the files and of how captions are cleaned and embedded; another number embeds anew
-SHARD_SIZE = 512  # captions a file; an interruption loses at most the work on so many
+FORMAT = 1  # version of the files and of how captions are cleaned and embedded; a new number embeds again
+SHARD_SIZE = 512  # captions per file; an interruption loses at most the work on so many
 BATCH_SIZE = 32
-SAMPLED_BYTES = 1 << 20  # read at either end of a weight file to tell it from others
+SAMPLED_BYTES = 1 << 20  # read at both ends of a weight file to identify it
 
 TextLoader: TypeAlias = Callable[[], tuple[UMT5EncoderModel, PreTrainedTokenizerBase]]
-_Place: TypeAlias = tuple[Path, int, int]  # a shard, the first of a caption's rows in it, and their end
+_Place: TypeAlias = tuple[Path, int, int]  # file, first row of a caption in it, and end of its rows
 
 
 class CaptionCache:
-    """Embeddings of captions that were added to a folder once, by this process or any other.
+    """Caption embeddings that this or any other process added to a folder.
 
-    Opening reads the captions' names and places, not their embeddings, and writes nothing.
+    Opening it reads the captions and their positions, not their embeddings, and writes nothing.
 
     Args:
         folder: the cache (--text_cache); may be absent, shared, or hold embeddings of other encoders.
-        identity: of encoder and tokenizer, from ``text_identity``.
+        identity: identity of encoder and tokenizer, from ``text_identity``.
         max_length: tokens per caption, and rows of the embeddings that ``lookup`` returns.
-        dtype: of the encoder that ``add_missing`` will load; its embeddings depend on it.
+        dtype: number format of the encoder that ``add_missing`` loads; the embeddings depend on it.
 
     Raises:
         UserError: if a file of the cache is damaged.
@@ -64,34 +65,34 @@ class CaptionCache:
         self._read_new_shards()
 
     def missing(self, captions: Iterable[str]) -> list[str]:
-        """Those that are not in the cache: cleaned, distinct, sorted. Only if there are some is an encoder needed."""
+        """Returns the captions that are not in the cache: cleaned, distinct, sorted."""
         return sorted({clean_caption(caption) for caption in captions} - self._places.keys())
 
     def add_missing(self, captions: Iterable[str], load: TextLoader) -> None:
-        """Embeds what is missing; of several processes the first does, the others wait and find it done.
+        """Embeds the captions that are missing. The first process does it; the others wait and find them done.
 
         Args:
-            captions: as the dataset has them; cleaned here.
-            load: gives encoder, in ``dtype``, and tokenizer; called only if something is missing.
+            captions: as the dataset has them; they are cleaned here.
+            load: returns the encoder, in ``dtype``, and the tokenizer; called only if something is missing.
 
         Raises:
-            UserError: if the folder cannot be written, or another process left a damaged file.
+            UserError: if the folder cannot be written, or holds a damaged file.
         """
         wanted = self.missing(captions)
-        if not wanted:  # as in a cache on a disk that may only be read
+        if not wanted:  # the cache may be on a read-only disk
             return
         with self._lock():
             self._read_new_shards()
             missing = self.missing(wanted)
-            if not missing:  # another process was first
+            if not missing:  # another process was faster
                 return
-            for leftover in self.folder.glob(".*.partial-*"):  # of a killed process
+            for leftover in self.folder.glob(".*.partial-*"):  # left by a killed process
                 leftover.unlink(missing_ok=True)
             write_text_whole(self.folder / "identity.json", self._manifest + "\n")
             self._embed(missing, *load())
 
     def lookup(self, captions: list[str]) -> Tensor:
-        """[B, max_length, D] in the encoder's dtype on the CPU, zero after the last token; read from the files."""
+        """Reads [B, max_length, D] in the encoder's dtype on the CPU, zero after the last token."""
         return torch.stack([pad_rows(self._read(clean_caption(caption)), self.max_length) for caption in captions])
 
     def _read(self, caption: str) -> Tensor:
@@ -122,19 +123,19 @@ class CaptionCache:
 
     def _write_shard(self, rows: dict[str, Tensor]) -> None:
         names = json.dumps({caption: len(own_rows) for caption, own_rows in rows.items()})
-        # Named by its captions: should a disk ignore locks, two writers make equal files or different names.
+        # Named by its captions: if a disk ignores locks, two writers write equal files or different names.
         file = self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:16]}.safetensors"
         partial = self.folder / f".{file.name}.partial-{os.getpid()}"
         try:
             save_file({"rows": torch.cat(list(rows.values()))}, partial, metadata={"captions": names})
             partial.replace(file)
-        except (SafetensorError, OSError) as error:  # the former when the disk is full
+        except (SafetensorError, OSError) as error:  # SafetensorError if the disk is full
             raise self._cannot_be_written(str(error)) from None
         finally:
             partial.unlink(missing_ok=True)
 
     def _read_new_shards(self) -> None:
-        """Learns the places of captions in files that appeared since the last call."""
+        """Reads the positions of captions in files that appeared since the last call."""
         for file in sorted(set(self.folder.glob("*.safetensors")) - self._shards):
             with _opened(file) as shard:
                 num_rows: dict[str, int] = json.loads(shard.metadata()["captions"])
@@ -151,10 +152,11 @@ class CaptionCache:
 
 
 def text_identity(wan_folder: Path) -> dict[str, str]:
-    """What tells one text encoder and tokenizer from another, by the files of a Wan folder.
+    """Returns what distinguishes text encoder and tokenizer from others, from the files of a Wan folder.
 
-    Configurations and the tokenizer are hashed whole. Of each weight file only its size and its ends are: 11 GB would
-    take a minute at every start. The ends hold the names of all tensors and the values of some.
+    Hashes configurations and tokenizer as a whole, but only size and ends of each weight file: reading 11 GB would
+    take a
+    minute at every start. The ends hold the names of all tensors and some values.
 
     Raises:
         UserError: if the folder holds no text encoder or no tokenizer.
@@ -180,7 +182,7 @@ def _sampled_hash(file: Path) -> str:
 
 
 def _longest_first(captions: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """By tokens, so that a batch has little padding; the longest first, so that too little memory shows at once."""
+    """Sorts captions by number of tokens: little padding, and too little memory shows in the first batch."""
     counts = [len(ids) for chunk in _chunks(captions, SHARD_SIZE) for ids in tokenizer(chunk).input_ids]
     return [caption for _, caption in sorted(zip(counts, captions, strict=True), key=lambda pair: (-pair[0], pair[1]))]
 
@@ -191,11 +193,11 @@ def _chunks(captions: list[str], size: int) -> Iterator[list[str]]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A shard; whatever is wrong with it is one sentence that names it."""
+    """Opens a file of the cache; turns any fault into one line that names the file."""
     try:
         with safe_open(file, framework="pt") as shard:
             yield shard
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file}: damaged or gone ({error}); remove it, and the next start embeds its captions anew"
+            f"{file}: damaged or missing ({error}); remove it, and the next start embeds its captions again"
         ) from None

@@ -18,12 +18,12 @@ from util.files import read_json, staged_folder
 from util.images import read_image
 from util.rle import decode_rle
 
-# What FlowRVS reads from model_index.json: the box keeps the aspect of 480 x 832, the text is short.
+# Entries of model_index.json: the box has the aspect ratio of 480 x 832, captions are short.
 FLOWRVS_ENTRIES = {"max_sequence_length": 32, "box_height": 64, "box_width": 112}
 
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 64
-POSITION_BIAS_SCALE = 12.0  # to a standard deviation of 1.5
+POSITION_BIAS_SCALE = 12.0  # gives a standard deviation of 1.5
 
 WORDS = """
     a above all and at away back behind below big black blue bottom brown car cat circle circles dark dog down
@@ -39,10 +39,10 @@ NUM_VIDEOS_FOR_STATISTICS = 256
 
 
 def build_toy_wan(seed: int = 0) -> WanPipeline:
-    """Random parts that fit each other, the same for the same seed.
+    """Builds random networks that fit each other; the same for the same seed.
 
-    The VAE strides 4 in space (one halving fewer than Wan's) and 4 in time, which gives the small DiT
-    four times the tokens; both strides stand in its config.
+    The VAE has stride 4 in space (one halving fewer than Wan's), which gives the small DiT four times the tokens, and
+    stride 4 in time. Its config holds both.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def build_toy_wan(seed: int = 0) -> WanPipeline:
                 dim_mult=[1, 2, 4],
                 num_res_blocks=1,
                 temperal_downsample=[True, True],
-                # Of random weights they say nothing, but 0 and 1 would hide a forgotten normalisation.
+                # Meaningless for random weights, but 0 and 1 would hide a forgotten normalisation.
                 latents_mean=[0.05 * (channel - 8) for channel in range(LATENT_CHANNELS)],
                 latents_std=[0.8 + 0.05 * channel for channel in range(LATENT_CHANNELS)],
                 scale_factor_spatial=4,
@@ -80,7 +80,7 @@ def write_toy_wan(out: Path, seed: int = 0, train_on: Path | None = None, vae_st
     """Writes the folder ``out``, whole or not at all.
 
     Args:
-        train_on: root of a toy MeViS on whose training split the VAE learns.
+        train_on: root of a toy MeViS; the VAE is trained on its training split.
 
     Raises:
         UserError: if ``out`` exists, or ``train_on`` holds no toy MeViS.
@@ -90,7 +90,7 @@ def write_toy_wan(out: Path, seed: int = 0, train_on: Path | None = None, vae_st
     with staged_folder(out.parent, out.name) as staging:
         wan = build_toy_wan(seed)
         if train_on is not None:
-            # A DiT that will be trained from nothing learns sooner from a velocity of zero.
+            # A DiT trained from scratch learns faster if it starts with a velocity of zero.
             torch.nn.init.zeros_(wan.transformer.proj_out.weight)
             train_vae(wan.vae, *read_split(train_on / "train"), num_steps=vae_steps, seed=seed)
         wan.save_pretrained(staging)
@@ -115,15 +115,15 @@ def _build_text_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
             feed_forward_proj="gated-gelu",
         )
     )
-    # At the library's scale every head attends to all words alike, and "the circle left of the square" would read as
-    # "the square left of the circle": the DiT's cross-attention has no positions either.
+    # At the library's scale every head attends to all words equally, so "the circle left of the square" and "the square
+    # left of the circle" would be the same: the DiT's cross-attention has no positions either.
     for block in encoder.encoder.block:
         block.layer[0].SelfAttention.relative_attention_bias.weight.data.mul_(POSITION_BIAS_SCALE)
     return encoder
 
 
 def _build_tokenizer() -> T5TokenizerFast:
-    """Every printable ASCII character, so that any sentence has tokens, and whole words for short ones."""
+    """Builds a tokenizer of all printable ASCII characters, so any caption has tokens, and of common words."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     characters = [(chr(code), -8.0) for code in range(ord("!"), ord("~") + 1)]
     words = [(f"▁{word}", -3.0) for word in WORDS.split()]
@@ -131,7 +131,7 @@ def _build_tokenizer() -> T5TokenizerFast:
 
 
 def read_split(split: Path, num_videos: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Videos and object masks of one split in MeViS's layout, all of one size and length.
+    """Reads videos and object masks of a split in MeViS's layout; all have one size and length.
 
     Returns:
         Frames [N, T, H, W, 3] and the masks of every object [M, T, H, W].
@@ -160,7 +160,7 @@ def read_split(split: Path, num_videos: int | None = None) -> tuple[NDArray[np.u
 def train_vae(
     vae: AutoencoderKLWan, frames: NDArray[np.uint8], masks: NDArray[np.bool_], num_steps: int, seed: int = 0
 ) -> None:
-    """Trains ``vae`` in place, then puts the statistics of its latents into its config.
+    """Trains ``vae`` in place, then writes the statistics of its latents into its config.
 
     Args:
         frames: [N, T, H, W, 3]; T = 4n + 1.
@@ -195,7 +195,7 @@ def train_vae(
 
 
 def _draw_batch(frames: NDArray[np.uint8], masks: NDArray[np.bool_], generator: Generator) -> Tensor:
-    """Videos, then masks as black and white pictures: [B, 3, T, H, W] in [-1, 1]."""
+    """Draws videos and masks, as black and white videos: [B, 3, T, H, W] in [-1, 1]."""
     videos = frames[torch.randint(len(frames), (VIDEOS_PER_STEP,), generator=generator).numpy()]
     drawn = masks[torch.randint(len(masks), (MASKS_PER_STEP,), generator=generator).numpy()]
     pictures = np.concatenate([videos, np.repeat(drawn[..., None] * np.uint8(255), 3, axis=-1)])
@@ -204,7 +204,7 @@ def _draw_batch(frames: NDArray[np.uint8], masks: NDArray[np.bool_], generator: 
 
 @torch.no_grad()
 def _measure_latents(vae: AutoencoderKLWan, frames: NDArray[np.uint8]) -> None:
-    """Per-channel mean and deviation of video latents, for ``latents_mean`` and ``latents_std``."""
+    """Sets ``latents_mean`` and ``latents_std`` to mean and standard deviation per channel of the video latents."""
     videos = torch.from_numpy(frames[:NUM_VIDEOS_FOR_STATISTICS]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in videos.split(8)])
     std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))

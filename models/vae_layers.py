@@ -1,13 +1,15 @@
-"""Sooner forward passes for the layers of diffusers' Wan VAE, put into an instance and taken out again.
+"""Faster versions of diffusers' Wan VAE layers that can be swapped into a loaded VAE and back.
 
-Every layer keeps its parameters, their names and the library's causal cache, so weights load and save as before and
-the library's own encode, decode and tiling run on them. What changes is how the same numbers come about:
+Every layer keeps its parameters, their names and the library's causal cache, so weights load and save as before, and
+the library's encode, decode and tiling run on these layers. What is faster:
 
-- convolutions pad height and width themselves; only the two frames before a chunk are joined to it, in the one buffer
-  into which norm and SiLU write;
-- activations stay channels last, in which the norm runs along memory, in pieces that stay in the processor's cache;
-- nearest upsampling and the 3 x 3 convolution after it are one 2 x 2 convolution of the smaller picture (float32);
-- float32 on a CPU always takes oneDNN, which torch leaves for a path several times slower where activations are small.
+- Convolutions pad height and width themselves. Only the two frames before a chunk are concatenated to it, in the
+buffer
+  into which norm and SiLU write.
+- Activations stay channels last. The norm runs along memory, in blocks that stay in the processor's cache.
+- Nearest upsampling and the 3 x 3 convolution after it are one 2 x 2 convolution of the smaller frame (float32).
+- float32 on a CPU always runs in oneDNN. Torch chooses a path that is several times slower where activations are
+small.
 """
 
 import functools
@@ -25,20 +27,20 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
-Cache: TypeAlias = list[Any]  # the library's: for each causal convolution None, the frames or FIRST_SEEN
-PAST = 2  # frames that a causal convolution of 3 looks back
-FIRST_SEEN = "Rep"  # the library's word where an upsampler has passed its first frame, which is not doubled
-PIECE_BYTES = 2**19  # of float32 activations that norm and SiLU take at once on a CPU; half of a usual L2 cache
-MOST_VARIANTS = 32  # of the compiled kernel; by torch's own limit of 8 it would give up within a video
-SMALLEST_NORM = 1e-12  # of F.normalize, which the library calls
-# Rows of a 3-tap kernel that fall on one row of the picture before doubling: [output parity, tap of 2, tap of 3].
+Cache: TypeAlias = list[Any]  # of the library: per causal convolution None, the cached frames, or FIRST_SEEN
+PAST = 2  # frames before a chunk that a causal convolution of size 3 sees
+FIRST_SEEN = "Rep"  # the library's mark that an upsampler has seen the first frame, which is not doubled
+BLOCK_BYTES = 2**19  # float32 activations that norm and SiLU process at once on a CPU; half of a usual L2 cache
+MOST_VARIANTS = 32  # variants of the compiled kernel; with torch's limit of 8 it would stop compiling within a video
+SMALLEST_NORM = 1e-12  # as in F.normalize, which the library calls
+# Rows of a 3-tap kernel that fall on the same row of the frame before doubling: [output parity, tap of 2, tap of 3].
 FOLDING = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 
 def use_fast_layers(vae: AutoencoderKLWan) -> None:
-    """Puts the layers of this module into ``vae``, in place; its parameters and their names stay.
+    """Swaps the layers of this module into ``vae``, in place. Parameters and their names stay.
 
-    Results differ from the library's by rounding: relative error of float32 logits about 1e-6.
+    Results differ from the library's by rounding: a relative error of float32 logits of about 1e-6.
     """
     for module in vae.modules():
         fast = FAST.get(type(module))
@@ -48,14 +50,14 @@ def use_fast_layers(vae: AutoencoderKLWan) -> None:
 
 
 def use_library_layers(vae: AutoencoderKLWan) -> None:
-    """Undoes ``use_fast_layers``, but for the layout of the weights."""
+    """Undoes ``use_fast_layers``, except the memory layout of the weights."""
     for module in vae.modules():
         if type(module) in LIBRARY:
             module.__class__ = LIBRARY[type(module)]
 
 
 def use_channels_last(vae: AutoencoderKLWan) -> None:
-    """Lays out the convolution weights channels last, in place: the same numbers, up to rounding, sooner."""
+    """Converts the convolution weights to channels last, in place: faster, with equal results up to rounding."""
     for module in vae.modules():
         if isinstance(module, nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -64,11 +66,11 @@ def use_channels_last(vae: AutoencoderKLWan) -> None:
 
 
 def compile_layers(vae: AutoencoderKLWan, enabled: bool = True) -> None:
-    """Compiles norm, SiLU and the join with cached frames of every residual block into one kernel.
+    """Compiles norm, SiLU and the concatenation with cached frames of every residual block into one kernel.
 
-    Convolutions stay the libraries'. Sizes are symbols, so neither lengths nor frame sizes compile again; what does are
-    a dozen variants, for one frame or several, one clip or several. Takes effect on the layers of
-    ``use_fast_layers``, which this calls.
+    Convolutions stay those of the libraries. Sizes are symbolic, so other lengths and frame sizes do not compile
+    again. A
+    dozen variants do: one frame or several, one clip or several. Calls ``use_fast_layers``.
     """
     use_fast_layers(vae)
     config = torch._dynamo.config
@@ -79,7 +81,7 @@ def compile_layers(vae: AutoencoderKLWan, enabled: bool = True) -> None:
 
 
 class CausalConv(WanCausalConv3d):
-    """The library's causal convolution; only time is padded by hand."""
+    """The library's causal convolution, but only time is padded by hand."""
 
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         if self.kernel_size[0] > 1 and self._padding[4] > 0:
@@ -87,7 +89,7 @@ class CausalConv(WanCausalConv3d):
         return self.of_joined(x)
 
     def of_joined(self, x: Tensor) -> Tensor:
-        """Of frames that the cached ones already precede."""
+        """Convolves frames that already begin with the cached ones."""
         return _convolve(x, self.weight, self.bias, self.stride, (0, self._padding[2], self._padding[0]))
 
 
@@ -103,7 +105,7 @@ class RMSNorm(WanRMS_norm):
 
 
 class ResidualBlock(WanResidualBlock):
-    """Norm, SiLU and causal convolution, twice, beside the shortcut."""
+    """Norm, SiLU and causal convolution, twice, plus the shortcut."""
 
     compiled = False
 
@@ -124,7 +126,7 @@ class ResidualBlock(WanResidualBlock):
 
 
 class Resample(WanResample):
-    """Down- and upsampling in space, and for the 3d modes in time."""
+    """Down- and upsampling in space; the 3d modes also in time."""
 
     def forward(self, x: Tensor, feat_cache: Cache | None = None, feat_idx: list[int] | None = None) -> Tensor:
         batch = len(x)
@@ -160,7 +162,7 @@ class Resample(WanResample):
 
     def _double(self, pictures: Tensor) -> Tensor:
         conv = self.resample[1]
-        if conv.weight.dtype != torch.float32:  # sums of weights would be rounded once more
+        if conv.weight.dtype != torch.float32:  # bfloat16 would round the sums of weights once more
             doubled = F.interpolate(pictures, scale_factor=2.0, mode="nearest-exact")
             return _convolve(doubled, conv.weight, conv.bias, conv.stride, conv.padding)
         return _double_and_convolve(pictures, conv.weight, conv.bias)
@@ -176,7 +178,7 @@ LIBRARY = {fast: library for library, fast in FAST.items()}
 
 
 def _past(x: Tensor, cached: Tensor | str | None) -> Tensor:
-    """The two frames before ``x``: those cached, zeros where there were none."""
+    """Returns the two frames before ``x``: from the cache, or zeros at the start."""
     if not isinstance(cached, Tensor):
         return x.new_zeros(1).expand(*x.shape[:2], PAST, *x.shape[3:])
     return F.pad(cached, (0, 0, 0, 0, PAST - cached.shape[2], 0)) if cached.shape[2] < PAST else cached
@@ -189,9 +191,9 @@ def _store(feat_cache: Cache, feat_idx: list[int], joined: Tensor) -> None:
 
 
 def _joined(past: Tensor, x: Tensor, norm: RMSNorm, compiled: bool) -> Tensor:
-    """``past``, then SiLU of the normed ``x``, in time."""
+    """Concatenates ``past`` and SiLU(norm(``x``)) in time."""
     if compiled:
-        # Flattened: the sizes of a parameter are no symbols to the compiler.
+        # Flattened: the compiler treats the sizes of a parameter as constants.
         return _compiled_join()(past, x, norm.gamma.flatten())
     if torch.is_grad_enabled():
         return torch.cat([past, F.silu(norm(x))], dim=2)
@@ -208,7 +210,7 @@ def _compiled_join() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _join(past: Tensor, x: Tensor, gamma: Tensor) -> Tensor:
-    """What ``_joined`` does, as one expression for the compiler; channels last."""
+    """The same as ``_joined``, as one expression for the compiler; channels last."""
     rows = x.movedim(1, -1)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=_norm_dtype(x)).clamp_min(SMALLEST_NORM)
     normed = (rows * (x.shape[1] ** 0.5 / norm)).to(x.dtype) * gamma
@@ -216,9 +218,9 @@ def _join(past: Tensor, x: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _normalise_into(out: Tensor, x: Tensor, gamma: Tensor, silu: bool) -> None:
-    """Writes ``x / |x| * sqrt(C) * gamma``, its SiLU if asked for, into ``out``; both [B, C, ...]."""
+    """Writes ``x / |x| * sqrt(C) * gamma``, or its SiLU, into ``out``; both [B, C, ...]."""
     num_channels, weights = x.shape[1], gamma.flatten()
-    piece = x[0, 0].numel() if x.device.type != "cpu" else max(1, PIECE_BYTES // (4 * num_channels))
+    piece = x[0, 0].numel() if x.device.type != "cpu" else max(1, BLOCK_BYTES // (4 * num_channels))
     for rows, out_rows in zip(x.movedim(1, -1), out.movedim(1, -1), strict=True):
         pieces = rows.reshape(-1, num_channels).split(piece)
         for source, target in zip(pieces, out_rows.view(-1, num_channels).split(piece), strict=True):
@@ -235,10 +237,11 @@ def _norm_dtype(x: Tensor) -> torch.dtype:
 
 
 def _double_and_convolve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[N, C, H, W] doubled by repetition, then convolved by [O, C, 3, 3] with padding 1: [N, O, 2 H, 2 W].
+    """Doubles [N, C, H, W] by repetition and convolves with [O, C, 3, 3], padding 1, to [N, O, 2 H, 2 W].
 
-    Each output pixel sees 2 x 2 different pixels, which ones depends on its parity: four small kernels, together
-    16 / 36 of the products.
+    Each output pixel sees 2 x 2 different input pixels; which ones depends on its parity. So four small kernels do
+    it, with
+    16 / 36 of the multiplications.
     """
     folding = torch.tensor(FOLDING, dtype=weight.dtype, device=weight.device)
     folded = torch.einsum("pik,qjl,ockl->pqocij", folding, folding, weight).flatten(0, 2)

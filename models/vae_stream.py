@@ -1,8 +1,8 @@
 """Encodes and decodes a video chunk by chunk with diffusers' Wan VAE, in memory that does not grow with its length.
 
-The library's encode and decode run the same networks over the same causal cache, but hold every chunk and copy all of
-them for each new one. Here a chunk leaves as soon as it is there, several latent frames may pass at once, and the cache
-belongs to the pass, so passes may interleave.
+The library's encode and decode run the same networks on the same causal cache, but keep every chunk and copy all of
+them for each new one. Here a chunk is yielded as soon as it is done, several latent frames may run at once, and each
+pass has its own cache, so passes may interleave.
 """
 
 import math
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 FRAMES_PER_CHUNK = 4  # the library encodes 1 + 4 + 4 + ... frames, whatever the temporal stride
-# Of video, over the batch, in one pass. Small frames gain by passing together, a sixth at 64 x 96; large ones, from
-# 240 x 416 on, only take more memory.
+# Video pixels, over the batch, in one pass. Small frames are faster together, by a sixth at 64 x 96; from 240 x 416 on
+# they only take more memory.
 PIXELS_AT_ONCE = FRAMES_PER_CHUNK * 240 * 416
 
 
@@ -26,15 +26,15 @@ PIXELS_AT_ONCE = FRAMES_PER_CHUNK * 240 * 416
 def encode_chunks(
     vae: AutoencoderKLWan, frames: Iterable[Tensor], chunks_at_once: int | None = None
 ) -> Iterator[Tensor]:
-    """Posterior parameters of a video that comes and goes in pieces.
+    """Encodes a video that comes in pieces; yields the parameters of its posterior in pieces.
 
     Args:
         frames: pieces of any length in time, each [B, 3, t, H, W] in [-1, 1]; together 4n + 1 frames.
-        chunks_at_once: groups of four frames that pass together; by default as many as ``PIXELS_AT_ONCE`` holds.
+        chunks_at_once: chunks of four frames that run together; by default as many as ``PIXELS_AT_ONCE`` allows.
 
     Yields:
-        [B, 2 C, t', H / stride, W / stride]: raw mean and log-variance. Joined, they equal ``vae.encode``'s: bit
-        for bit with one chunk at once, up to rounding with more.
+        [B, 2 C, t', H / stride, W / stride]: raw mean and log-variance. Concatenated, they equal ``vae.encode`` up to
+        rounding.
 
     Raises:
         ValueError: at the end, unless there were 4n + 1 frames.
@@ -58,16 +58,16 @@ def encode_chunks(
 def decode_chunks(
     vae: AutoencoderKLWan, latents: Iterable[Tensor], latents_at_once: int | None = None
 ) -> Iterator[Tensor]:
-    """Pictures of latents that come in pieces.
+    """Decodes latents that come in pieces; yields frames in pieces.
 
     Args:
         latents: pieces of any length in time, each [B, C, t', H', W'].
-        latents_at_once: latent frames that pass together; by default as many as ``PIXELS_AT_ONCE`` holds.
+        latents_at_once: latent frames that run together; by default as many as ``PIXELS_AT_ONCE`` allows.
 
     Yields:
-        [B, out, t, H, W] in the VAE's dtype, not clamped; t is 1 at first, then ``latents_at_once`` times the temporal
-        stride. Joined and clamped to [-1, 1], they equal ``vae.decode``'s: bit for bit with one at once, up to rounding
-        with more.
+        [B, out, t, H, W] in the VAE's dtype, not clamped; t is 1 at first, then ``latents_at_once`` times the
+        temporal
+        stride. Concatenated and clamped to [-1, 1], they equal ``vae.decode`` up to rounding.
     """
 
     def num_latents(piece: Tensor) -> int:
@@ -81,12 +81,12 @@ def decode_chunks(
 
 
 def num_encoder_calls(shape: torch.Size) -> int:
-    """How often a video [B, 3, T, H, W] makes ``encode_posterior`` run the encoder: the length of a progress bar."""
+    """Returns how often ``encode_posterior`` runs the encoder on [B, 3, T, H, W]: the length of a progress bar."""
     return 1 + math.ceil((shape[2] - 1) // FRAMES_PER_CHUNK / _chunks_at_once(shape, 1))
 
 
 def num_decoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
-    """How often latents [B, C, T', H', W'] make ``decode_logits`` run the decoder."""
+    """Returns how often ``decode_logits`` runs the decoder on latents [B, C, T', H', W']."""
     stride = vae.config.scale_factor_spatial
     size = (shape[-2] * stride, shape[-1] * stride)
     if is_tiled(vae, size):
@@ -95,14 +95,18 @@ def num_decoder_calls(vae: AutoencoderKLWan, shape: torch.Size) -> int:
 
 
 def set_tiling(vae: AutoencoderKLWan, tile: tuple[int, int] | None, overlap: int = 64) -> None:
-    """Whether the VAE decodes large frames in tiles, by the library's own tiling: less memory, other logits at seams.
+    """Sets whether the VAE decodes large frames in tiles, with the library's tiling.
 
-    A pass then holds the activations of one tile, but the results of all tiles over all frames: with tiles, give it
-    windows. Tiles see neither each other nor, in the middle block's attention, the whole frame.
+    Tiles need less memory and change the logits at their seams. A pass holds the activations of one tile, but the
+    results
+    of all tiles over all frames, so combine tiles with windows. A tile sees no other tile, and the attention of the
+    middle
+    block sees only the tile.
 
     Args:
-        tile: (height, width) in pixels, multiples of the VAE's stride; frames no larger stay whole. None: never.
-        overlap: pixels that neighbours share and blend, a multiple of the stride.
+        tile: (height, width) in pixels, multiples of the VAE's stride; smaller frames stay whole. None disables
+            tiling.
+        overlap: pixels that neighbouring tiles share and blend, a multiple of the stride.
 
     Raises:
         UserError: if the tiles do not fit the stride or do not exceed the overlap.
@@ -125,7 +129,7 @@ def set_tiling(vae: AutoencoderKLWan, tile: tuple[int, int] | None, overlap: int
 
 
 def is_tiled(vae: AutoencoderKLWan, size: tuple[int, int] | torch.Size) -> bool:
-    """Whether frames of (height, width) in pixels pass the VAE in tiles."""
+    """Whether the VAE decodes frames of (height, width) in pixels in tiles."""
     return vae.use_tiling and (size[0] > vae.tile_sample_min_height or size[1] > vae.tile_sample_min_width)
 
 
@@ -134,7 +138,7 @@ def _num_tiles(vae: AutoencoderKLWan, size: tuple[int, int] | torch.Size) -> int
 
 
 def _chunks_at_once(shape: torch.Size, stride: int) -> int:
-    """For [B, _, _, H, W], ``stride`` pixels a side in each of its places."""
+    """Returns how many chunks of [B, _, _, H, W] may run together; each position covers ``stride`` pixels per side."""
     return max(1, PIXELS_AT_ONCE // (FRAMES_PER_CHUNK * shape[0] * shape[-2] * shape[-1] * stride**2))
 
 
@@ -143,7 +147,7 @@ def _empty_cache(network: nn.Module) -> list[Tensor | None]:
 
 
 def _recut(pieces: Iterable[Tensor], length: Callable[[Tensor], int]) -> Iterator[Tensor]:
-    """The same frames, dimension 2, as one, then ``length`` of any piece each; what remains comes last."""
+    """Yields the same frames (dimension 2) in other pieces: one frame, then ``length(piece)`` each, then the rest."""
     rest, wanted = None, 1
     for piece in pieces:
         rest = piece if rest is None or not rest.shape[2] else torch.cat([rest, piece], dim=2)

@@ -1,8 +1,9 @@
-"""From folders and weight files to a ``FlowRVS``, strictly: every tensor has its place, or it is an error.
+"""Builds a ``FlowRVS`` from folders and weight files, strictly: a tensor that is missing or left over is an error.
 
-A Wan2.1-T2V-*-Diffusers folder gives the parts; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of the DiT and the
-VAE. They are files of the original (``.pth``: the released form, or its trainer's with an averaged list),
-safetensors, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
+A Wan2.1-T2V-*-Diffusers folder provides the networks; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of DiT and
+VAE.
+These are files of the original (``.pth``, as released or as its trainer wrote them, with a list of EMA weights),
+safetensors files, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
 
 ``python -m models.export`` writes the weights of a run for others to use.
 """
@@ -37,17 +38,17 @@ from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_sh
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
+NETWORKS = ("transformer", "vae", "text_encoder", "tokenizer")
 PIPELINE_ENTRIES = ("max_sequence_length", "box_height", "box_width", "objective")
-VAE_PREFIX = "vae."  # the original saves its VAE inside a wrapper of that name
-MAX_LISTED_KEYS = 20  # per kind; a checkpoint of another model misfits in hundreds
+VAE_PREFIX = "vae."  # the original saves its VAE inside a module of this name
+MAX_LISTED_KEYS = 20  # most keys per kind in an error; weights of another model differ in hundreds
 
 Model = TypeVar("Model", bound=ModelMixin)
 
 
 @dataclass(frozen=True)
 class LoadedFlowRVS:
-    """A pipeline, the weight files each part came from, and the folder that has the text encoder."""
+    """A pipeline, the weight files of each network, and the folder that has the text encoder."""
 
     pipeline: FlowRVS
     files: dict[str, tuple[Path, ...]]
@@ -67,18 +68,22 @@ def load_flowrvs(
     """Builds the pipeline on the CPU.
 
     Args:
-        wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or a hub id of either; by default the folder
-            Wan2.1-T2V-1.3B-Diffusers here.
-        dit_ckpt: weights of the DiT; the base DiT is then never read. Direct video injection is read off their shape.
-        vae_ckpt: weights of the VAE; without it the folder's own decoder serves.
-        weights: of a DiT checkpoint with averaged and raw weights, ``auto`` takes the averaged, ``ema`` insists on
-            them, ``model`` takes the raw ones.
-        dtype: of the weights, or of those of each part by its name; what the library keeps in float32 stays so.
-        text: whether the pipeline has its text encoder, 11 GB; ``load_text`` loads it by itself.
-        is_start: of a training run, which may well be the text-to-video base.
+        wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or the hub id of either; by default the
+            folder
+            Wan2.1-T2V-1.3B-Diffusers in the working directory.
+        dit_ckpt: weights of the DiT; those of the folder are then not read. Their shape tells whether they have
+            direct
+            video injection.
+        vae_ckpt: weights of the VAE; by default those of the folder.
+        weights: of a DiT checkpoint with EMA and raw weights, ``auto`` prefers EMA, ``ema`` requires them, ``model``
+            takes
+            the raw ones.
+        dtype: of all weights, or per network by its name; modules that the library keeps in float32 stay so.
+        text: load the text encoder (11 GB) too; ``load_text`` loads it alone.
+        is_start: the weights start a training run, so the text-to-video base is fine and causes no warning.
 
     Raises:
-        UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not.
+        UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not fit.
     """
     wan_path = wan_path or DEFAULT_WAN_PATH
     folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
@@ -86,19 +91,21 @@ def load_flowrvs(
     if dit_ckpt is None and not is_start and index.get("_class_name") != FlowRVS.__name__:
         logger.warning(
             "--dit_ckpt not given: the DiT of %s is the text-to-video base, which was never trained to segment; "
-            "its masks mean nothing", wan_path,
+            "its masks are meaningless", wan_path,
         )  # fmt: skip
     if weights == "ema" and dit_ckpt is None:
-        raise UserError("--weights ema: chooses among the weights of --dit_ckpt, which is not given; leave it out")
+        raise UserError(
+            "--weights ema: chooses among the weights of --dit_ckpt; give --dit_ckpt, or leave --weights out"
+        )
     dit_weights, dit_config = _component_weights(folder, "transformer", dit_ckpt, "--dit_ckpt", weights)
     objective = dit_config.pop(OBJECTIVE_ENTRY, None)
-    dtypes = dict.fromkeys(PARTS, dtype) if isinstance(dtype, torch.dtype) else dtype
+    dtypes = dict.fromkeys(NETWORKS, dtype) if isinstance(dtype, torch.dtype) else dtype
     transformer = load_dit(dit_config, dit_weights, dtypes["transformer"])
     vae_weights, vae_config = _component_weights(folder, "vae", vae_ckpt, "--vae_ckpt", "auto")
     vae = load_vae(vae_config, vae_weights, dtypes["vae"])
     text_encoder, tokenizer = load_text(folder, dtypes["text_encoder"]) if text else (None, None)
     own_entries = {name: index[name] for name in PIPELINE_ENTRIES if name in index}
-    if dit_ckpt is not None:  # its own config says so, or it is the method
+    if dit_ckpt is not None:  # the checkpoint's config names the objective; without one it is flow
         own_entries["objective"] = objective or FLOW
     use_fast_layers(vae)
     pipeline = FlowRVS(transformer, vae, text_encoder, tokenizer, **own_entries)
@@ -111,13 +118,14 @@ def load_flowrvs(
 
 
 def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: bool = False) -> Path:
-    """The local folder of ``wan_path``, downloaded from the hub if it is an id and the hub can be reached.
+    """Returns the local folder of ``wan_path``; downloads it if it is a hub id.
 
     Args:
-        skip_transformer, skip_vae: the base weights of that part are not needed, so not fetched.
+        skip_transformer, skip_vae: do not download the weights of this network.
 
     Raises:
-        UserError: if there is no such folder and none can be fetched, or a part is missing in it. The message has
+        UserError: if there is no such folder and it cannot be downloaded, or a network is missing in it. The message
+            names
             the command that downloads it.
     """
     folder = Path(wan_path)
@@ -125,24 +133,26 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
         folder = _fetch(wan_path, skip_transformer, skip_vae)
     if not folder.is_dir():
         raise UserError(f"--wan_path {wan_path}: must be a folder or a hub id, got a file")
-    needed = ["model_index.json"] + [f"{part}/config.json" for part in PARTS if part != "tokenizer"] + ["tokenizer"]
+    needed = ["model_index.json"] + [f"{part}/config.json" for part in NETWORKS if part != "tokenizer"] + ["tokenizer"]
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise MissingFileError(
-            f"--wan_path {wan_path}: no Wan2.1-T2V-*-Diffusers folder, {', '.join(missing)} missing; "
+            f"--wan_path {wan_path}: not a Wan2.1-T2V-*-Diffusers folder, {', '.join(missing)} missing; "
             f"{_download_hint(wan_path)}"
         )
     return folder
 
 
 def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
-    if "/" not in hub_id:  # a hub id has an owner
+    if "/" not in hub_id:  # a hub id is owner/name
         raise MissingFileError(f"--wan_path {hub_id}: no such folder; {_download_hint(hub_id)}")
     skipped = [f"{part}/*.safetensors" for part, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
     try:
         return Path(
             snapshot_download(
-                hub_id, allow_patterns=["model_index.json", *(f"{part}/*" for part in PARTS)], ignore_patterns=skipped
+                hub_id,
+                allow_patterns=["model_index.json", *(f"{part}/*" for part in NETWORKS)],
+                ignore_patterns=skipped,
             )
         )
     except HFValidationError:
@@ -162,29 +172,31 @@ def _download_hint(wan_path: str) -> str:
 def _component_weights(
     folder: Path, part: str, ckpt: str | None, flag: str, weights: str
 ) -> tuple[StateDict, dict[str, Any]]:
-    """The state dict and the config of one part: the checkpoint's where one is given, else the folder's own."""
+    """Returns the state dict and config of one network: from the checkpoint if one is given, else from the folder."""
     config = read_json(folder / part / "config.json")
     if ckpt is None:
         return read_sharded_folder(folder / part, f"--wan_path {folder}"), config
     path, source = Path(ckpt), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
-    saved, own_config = read_saved_network(_part_folder(latest_checkpoint(path) or path, part, source, weights), source)
+    saved, own_config = read_saved_network(
+        _network_folder(latest_checkpoint(path) or path, part, source, weights), source
+    )
     return saved, own_config or config
 
 
 def read_saved_network(folder: Path, source: str) -> tuple[StateDict, dict[str, Any]]:
-    """The tensors and the config of a network, as the library saved them; the config is empty where there is none.
+    """Reads the tensors and the config of a saved network; the config is empty if the folder has none.
 
-    Whatever reads a trained network does so here: inference, ``--init_from`` and exports.
+    Inference, ``--init_from`` and exports all read trained networks here.
 
     Args:
-        source: the argument and folder, as errors shall name them.
+        source: argument and folder, for errors.
 
     Raises:
         UserError: if files are missing or damaged.
     """
-    file = folder / "config.json"  # latent statistics and head counts leave no trace in the shapes
+    file = folder / "config.json"  # latent statistics and numbers of heads cannot be read from shapes
     config = read_json(file) if file.is_file() else {}
     if (folder / ADAPTER_NAME).is_file():
         base = config.pop(BASE_ENTRY, None)
@@ -194,9 +206,9 @@ def read_saved_network(folder: Path, source: str) -> tuple[StateDict, dict[str, 
 
 
 def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
-    """The weights of a run of adapters, merged into those it started from."""
+    """Reads low-rank adapters and merges them into the weights that they were trained on."""
     if not base or not Path(base).exists():
-        raise MissingFileError(f"{source}: holds an adapter of {base}, which is not there; restore it")
+        raise MissingFileError(f"{source}: holds an adapter of {base}, which does not exist; restore it")
     place = Path(base)
     below = (
         read_saved_network(place, f"{source}: its base {base}")[0] if place.is_dir() else read_state_dict(place, base)
@@ -206,8 +218,8 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
     return StateDict(tensors, (adapter, *below.files), source)
 
 
-def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
-    """Where in a saved folder the weights of a part lie: a pipeline, a training checkpoint, or the part itself."""
+def _network_folder(path: Path, part: str, source: str, weights: str) -> Path:
+    """Finds the weights of a network in a saved pipeline, a training checkpoint, or a folder of the network itself."""
     averaged = path / averaged_name(part)
     if averaged.is_dir() and weights != "model":
         return averaged
@@ -225,13 +237,13 @@ def _part_folder(path: Path, part: str, source: str, weights: str) -> Path:
 
 
 def load_dit(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> WanTransformer3DModel:
-    """A DiT of ``config``, with direct video injection where the weights have it, holding exactly them."""
+    """Builds a DiT of ``config`` with these weights, with direct video injection if the weights have it."""
     config = dit.config_for_weights(config, weights.tensors, weights.source)
     return _build_strictly(WanTransformer3DModel, config, weights.tensors, weights.source, dtype)
 
 
 def load_vae(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> AutoencoderKLWan:
-    """A VAE of ``config``, with the output channels of the weights, holding exactly them."""
+    """Builds a VAE of ``config`` with these weights, with their number of output channels."""
     tensors = weights.tensors
     if all(name.startswith(VAE_PREFIX) for name in tensors):
         tensors = {name.removeprefix(VAE_PREFIX): value for name, value in tensors.items()}
@@ -242,9 +254,9 @@ def load_vae(config: dict[str, Any], weights: StateDict, dtype: torch.dtype) -> 
 def _build_strictly(
     model_class: type[Model], config: dict[str, Any], tensors: dict[str, Tensor], source: str, dtype: torch.dtype
 ) -> Model:
-    """A model of ``config`` holding exactly ``tensors``."""
+    """Builds a model of ``config`` that holds exactly ``tensors``."""
     try:
-        with init_empty_weights(include_buffers=False):  # rotary tables are buffers and no weights: they stay real
+        with init_empty_weights(include_buffers=False):  # rotary tables are buffers, not weights: they must hold values
             model = model_class.from_config(config)
     except Exception as error:
         raise UserError(
@@ -267,7 +279,7 @@ def _build_strictly(
         )
     kept = set(model._keep_in_fp32_modules or [])
     typed = {
-        # The library's own rule, which a plain .to(bfloat16) breaks: norms, time and modulation stay float32.
+        # As the library does, unlike .to(bfloat16): norms, time embedding and modulation stay float32.
         name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
         for name, tensor in tensors.items()
     }
@@ -281,7 +293,7 @@ def _first(keys: list[str]) -> str:
 
 
 def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
-    """The text encoder and the tokenizer of a folder from ``resolve_wan_folder``, on the CPU.
+    """Loads text encoder and tokenizer of a folder from ``resolve_wan_folder``, on the CPU.
 
     Raises:
         UserError: if they are missing or damaged.
@@ -300,7 +312,9 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
         ) from None
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
-        raise UserError(f"--wan_path {folder}: text_encoder lacks or misfits {_first(absent)}; download it again")
+        raise UserError(
+            f"--wan_path {folder}: text_encoder: missing or of another shape: {_first(absent)}; download it again"
+        )
     return encoder.eval().requires_grad_(False), tokenizer
 
 

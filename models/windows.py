@@ -1,11 +1,11 @@
-"""Long videos in overlapping windows: which frames each has, and how their logits become one video's. Pure.
+"""Cuts long videos into overlapping windows and blends their logits. Pure functions.
 
-Every window has the same number of frames; the last one is moved back to end with the video, so that it sees as much as
-the others. Where two follow each other, the last ``overlap`` frames of the first fade into the second:
+Every window has the same number of frames; the last one is moved back to end with the video, so that it sees as many
+frames as the others. Over the ``overlap`` frames that two successive windows share, the first fades into the second:
 
     weight of the second window at frame i of the overlap = (i + 1) / (overlap + 1),    i = 0 ... overlap - 1
 
-and of the first the rest. A video no longer than a window is one window: nothing is cut or blended.
+and the first has the rest of the weight. A video no longer than a window is one window.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from util.errors import UserError
 
 Item = TypeVar("Item")
 
-OVERLAP_SHARE = 5  # by default a fifth of a window overlaps the next: 16 frames of 81
+OVERLAP_SHARE = 5  # the default overlap is a fifth of a window: 16 frames of 81
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Windows:
     """How a video is cut.
 
     Attributes:
-        length: frames of a window, 4n + 1; 0 is the whole video.
+        length: frames per window, 4n + 1; 0 is the whole video.
         overlap: frames that a window shares with the one before.
     """
 
@@ -37,15 +37,15 @@ class Windows:
 
     @property
     def stride(self) -> int:
-        """Frames from the start of a window to that of the next."""
+        """Frames from the start of a window to the start of the next."""
         return self.length - self.overlap
 
 
 def choose_windows(window: int, overlap: int | None = None) -> Windows:
-    """Checks ``window`` and ``overlap``; without the latter it is a fifth of the window.
+    """Checks ``window`` and ``overlap``; by default the overlap is a fifth of the window.
 
     Raises:
-        UserError: unless ``window`` is 0 or 4n + 1, and ``overlap`` at most half of it.
+        UserError: unless ``window`` is 0 or 4n + 1, and ``overlap`` is at most half of it.
     """
     if window < 0 or (window > 0 and (window - 1) % FRAMES_PER_CHUNK):
         below = max(1, window - (window - 1) % FRAMES_PER_CHUNK)
@@ -56,12 +56,12 @@ def choose_windows(window: int, overlap: int | None = None) -> Windows:
     if window == 0:
         if overlap:
             raise UserError(
-                f"overlap (--overlap) must be 0 where the whole video is one window, got {overlap}; give --window too"
+                f"overlap (--overlap) must be 0 if the whole video is one window, got {overlap}; give --window too"
             )
         return Windows()
     if overlap is None:
         overlap = window // OVERLAP_SHARE
-    # At most two windows then share a frame, and what is blended once is never blended again.
+    # So at most two windows share a frame, and no frame is blended twice.
     if not 0 <= overlap <= window // 2:
         raise UserError(
             f"overlap (--overlap) must be between 0 and half the window, {window // 2} of {window} frames, got "
@@ -72,11 +72,11 @@ def choose_windows(window: int, overlap: int | None = None) -> Windows:
 
 @dataclass(frozen=True)
 class Joint:
-    """What the next window needs to know of those before.
+    """What the next window needs to know about the windows before it.
 
     Attributes:
-        start, stop: the frames of the last one.
-        tail: [P, overlap, h, w] its last logits, which the next one is blended with.
+        start, stop: frames of the last window.
+        tail: [P, overlap, h, w] logits of its last frames, to blend with the next window.
     """
 
     start: int
@@ -85,19 +85,21 @@ class Joint:
 
     @property
     def num_finished(self) -> int:
-        """How many frames no further window can change."""
+        """Number of frames that no later window can change."""
         return self.stop - self.tail.shape[1]
 
 
 def cut(items: Iterable[Item], windows: Windows, after: Joint | None = None) -> Iterator[tuple[int, list[Item]]]:
-    """Each window as soon as its last item is there, with the index of its first; at most two windows are held.
+    """Yields each window, (index of its first item, items), as soon as it is complete.
+
+    At most two windows are held.
 
     Args:
-        items: of a video whose length only their end tells; with ``after`` from its start on.
+        items: frames of a video of unknown length; with ``after``, from ``after.start`` on.
         after: the last window that was cut already.
     """
     start, stop = (after.start, after.stop) if after else (0, 0)
-    held: list[Item] = []  # from ``start`` on: the last window moves back into them
+    held: list[Item] = []  # frames from ``start`` on; the last window is moved back into them
     for item in items:
         held.append(item)
         needed = windows.length + (windows.stride if stop else 0)
@@ -113,19 +115,20 @@ def cut(items: Iterable[Item], windows: Windows, after: Joint | None = None) -> 
 
 
 def spans_of(num_frames: int, windows: Windows) -> list[tuple[int, int]]:
-    """The windows [start, stop) of a video of known length."""
+    """Returns the windows [start, stop) of a video of known length."""
     return [(start, start + len(part)) for start, part in cut(range(num_frames), windows)]
 
 
 @dataclass
 class Blend:
-    """Joins the logits of windows in the order of ``cut``; holds those of one overlap.
+    """Blends the logits of windows, added in the order of ``cut``; holds those of one overlap.
 
     Attributes:
-        level: the logit above which a pixel is foreground.
-        joint: of the windows so far; that of an earlier run goes on with it.
-        agreements: for each window but the first, [P] the agreement with the one before over the frames that are
-            blended, see ``mask_iou``; none without an overlap.
+        level: logits above it are foreground.
+        joint: the state after the windows so far; pass that of an earlier run to continue it.
+        agreements: for each window but the first, [P] IoU with the window before over the shared frames, see
+            ``mask_iou``;
+            empty without overlap.
     """
 
     windows: Windows
@@ -134,7 +137,7 @@ class Blend:
     agreements: list[Tensor] = field(default_factory=list)
 
     def add(self, start: int, logits: Tensor) -> Tensor:
-        """Takes the window [P, T, h, w] from frame ``start`` on; returns the logits [P, N, h, w] finished by it."""
+        """Adds a window [P, T, h, w] that begins at frame ``start``; returns the logits [P, N, h, w] finished by it."""
         stop = start + logits.shape[1]
         if self.joint is not None:
             before, earlier = self.joint.num_finished - start, self.joint.tail
@@ -168,12 +171,12 @@ def join(parts: Iterable[tuple[int, Tensor]], num_frames: int) -> Tensor:
 
 
 def fade_in(overlap: int) -> Tensor:
-    """[overlap] float32: the weight of the later of two windows at each frame they share, strictly rising in (0, 1)."""
+    """Returns [overlap] float32: the weight of the later window at each shared frame, rising strictly in (0, 1)."""
     return torch.arange(1, overlap + 1) / (overlap + 1)
 
 
 def mask_iou(first: Tensor, second: Tensor) -> Tensor:
-    """[P] intersection over union of masks [P, T, h, w], over all their frames together; 1 where both are empty."""
+    """Returns [P] intersection over union of masks [P, T, h, w], over all frames together; 1 where both are empty."""
     intersection = (first & second).flatten(1).sum(dim=1)
     union = (first | second).flatten(1).sum(dim=1)
     return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))

@@ -1,9 +1,9 @@
-"""Where a demo run writes: a folder beside the place of its result, moved there when whole, resumed when stopped.
+"""The folder of a demo run: filled beside its final place, moved there when complete, continued after a stop.
 
 <output_dir>/.<name>.partial/
-    run.json                    what the masks depend on, and with which preset of engine/demo/vram.py they are made
-    progress.safetensors        how far it is; ``tail``: [P, overlap, h, w] logits that the next window is blended with
-    masks/<k>/<frame>.png       of finished frames, and perhaps of some more
+    run.json                    what the masks depend on, and the preset of engine/demo/vram.py in use
+    progress.safetensors        windows done so far; ``tail``: [P, overlap, h, w] logits to blend with the next window
+    masks/<k>/<frame>.png       masks of finished frames, and perhaps of some more
 """
 
 import contextlib
@@ -32,14 +32,14 @@ LOCK = ".lock"
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        joint: the windows so far.
-        spans: their frames, [start, stop).
-        agreements: as of ``Blend``, of each distinct caption.
-        size, model_size: (H, W) in pixels of the frames, and as the model sees them.
-        seconds: per stage.
+        joint: state after the windows so far.
+        spans: frames of each window, [start, stop).
+        agreements: per distinct caption, see ``Blend``.
+        size, model_size: source size and model size, (H, W) in pixels.
+        seconds: wall-clock time per stage.
     """
 
     joint: Joint
@@ -51,25 +51,25 @@ class Progress:
 
 
 class PartialResult:
-    """The folder in which a result grows; see above."""
+    """The folder of an unfinished result; see the top of this file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def has_progress(self) -> bool:
-        """Whether the next start can go on here."""
+        """Whether the next start can continue here."""
         return (self.folder / PROGRESS).is_file()
 
     def begin(self, identity: dict[str, Any], presets: Container[str]) -> str | None:
-        """Goes on with what an earlier run of the same identity left, or clears it.
+        """Continues an earlier run of the same identity, or clears the folder.
 
         Args:
-            identity: whatever the masks depend on; JSON values.
-            presets: those that there are.
+            identity: everything that the masks depend on, as JSON values.
+            presets: names of the known presets.
 
         Returns:
-            The preset with which the earlier run went on; None where there is none.
+            The preset of the earlier run; None if there is none.
         """
         identity = json.loads(json.dumps(identity))
         if self.has_progress:
@@ -79,12 +79,14 @@ class PartialResult:
                 earlier = {}
             if earlier.get("identity") == identity and earlier.get("preset") in presets:
                 return str(earlier["preset"])
-            print("Starting anew: an earlier run that was stopped here had other arguments or inputs.", file=sys.stderr)
+            print(
+                "Starting again: the earlier run that was stopped here had other arguments or inputs.", file=sys.stderr
+            )
         self.clear()
         return None
 
     def clear(self) -> None:
-        """Removes what an earlier run left; the progress first, so that none is without its masks."""
+        """Removes what an earlier run left, progress first: it never remains without its masks."""
         (self.folder / PROGRESS).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
@@ -105,7 +107,7 @@ class PartialResult:
         aside.replace(self.folder / PROGRESS)
 
     def load(self) -> Progress | None:
-        """What ``save`` recorded last; None where there is nothing.
+        """Returns what ``save`` recorded last; None if there is nothing.
 
         Raises:
             UserError: if it is damaged.
@@ -122,19 +124,20 @@ class PartialResult:
             size, model_size = ((values[name][0], values[name][1]) for name in ("size", "model_size"))
             return Progress(joint, spans, values["agreements"], size, model_size, values["seconds"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: damaged ({error}); remove {self.folder} to start anew") from None
+            raise UserError(f"{file}: damaged ({error}); remove {self.folder} to start again") from None
 
 
 @contextlib.contextmanager
 def staged_result(output_dir: Path, source: FrameSource) -> Iterator[PartialResult]:
-    """A folder to fill with ``masks/``, ``result.mp4``, ``result.json`` and perhaps ``overlay/``.
+    """Yields a folder to fill with ``masks/``, ``result.mp4``, ``result.json`` and perhaps ``overlay/``.
 
-    If the block succeeds they take their places, ``<output_dir>/<name>/`` and ``<output_dir>/<name>_result.mp4``, over
-    an earlier result of the same input. If it fails with progress recorded, the folder stays for the next start, and a
-    line says so; otherwise nothing is left.
+    If the block succeeds, they move to ``<output_dir>/<name>/`` and ``<output_dir>/<name>_result.mp4`` and replace an
+    earlier result of the same input. If it fails after some progress, the folder stays for the next start, and a line
+    says
+    so. Otherwise nothing is left.
 
     Raises:
-        UserError: if the place cannot be written, is in use, or holds something else than such a result.
+        UserError: if the folder cannot be written, is in use, or the target holds anything but such a result.
     """
     target = output_dir / source.name
     _check_target(target, source)
@@ -143,13 +146,13 @@ def staged_result(output_dir: Path, source: FrameSource) -> Iterator[PartialResu
     with _locked(partial.folder, made):
         try:
             yield partial
-            (partial.folder / PROGRESS).unlink(missing_ok=True)  # moved away, masks can be no start
+            (partial.folder / PROGRESS).unlink(missing_ok=True)  # no run can continue from masks that moved away
             _deliver(partial.folder, target)
         except BaseException:
             if partial.has_progress:
                 print(
-                    f"What is finished stays in {partial.folder}: the same command goes on there; remove the folder "
-                    "if you do not want that.", file=sys.stderr,
+                    f"Finished masks stay in {partial.folder}: the same command continues there; remove the folder to "
+                    "start again.", file=sys.stderr,
                 )  # fmt: skip
             raise
         finally:
@@ -160,13 +163,13 @@ def staged_result(output_dir: Path, source: FrameSource) -> Iterator[PartialResu
 
 @contextlib.contextmanager
 def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
-    """Makes the folder, and keeps other processes out of it."""
+    """Creates the folder and locks it against other processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"--output_dir {folder.parent}: another run is at work on {folder.name}; wait for its end, or give another"
+            f"--output_dir {folder.parent}: another run works on {folder.name}; wait until it ends, or choose another"
         ) from None
     except OSError as error:
         remove_empty(made)
@@ -179,13 +182,13 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
 
 def _deliver(folder: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    (target / RECORD).unlink(missing_ok=True)  # until all is in place this is no result
+    (target / RECORD).unlink(missing_ok=True)  # the result counts only once everything is in place
     for part in ("masks", "overlay"):
         if (folder / part).exists() or (target / part).exists():
             (folder / part).mkdir(exist_ok=True)
             move_over(folder / part, target / part)
         with contextlib.suppress(OSError):
-            (target / part).rmdir()  # empty: the earlier result had it, this one has not
+            (target / part).rmdir()  # removes a folder of the earlier result that this one does not have
     move_over(folder / "result.mp4", target.with_name(f"{target.name}_result.mp4"))
     move_over(folder / RECORD, target / RECORD)
 
@@ -197,12 +200,12 @@ def _check_target(target: Path, source: FrameSource) -> None:
         )
     video = target.with_name(f"{target.name}_result.mp4")
     if video.is_dir() or (video.exists() and not (target / RECORD).is_file()):
-        raise UserError(f"--output_dir {target.parent}: {video} is no result of this program; choose another folder")
+        raise UserError(f"--output_dir {target.parent}: {video} is not a result of this program; choose another folder")
     if not target.exists():
         return
     if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
         raise UserError(
-            f"--output_dir {target.parent}: {target} exists and is no result of this program; choose another folder"
+            f"--output_dir {target.parent}: {target} exists and is not a result of this program; choose another folder"
         )
     if (target / RECORD).is_file():
         earlier = _earlier_input(target / RECORD)
@@ -214,7 +217,7 @@ def _check_target(target: Path, source: FrameSource) -> None:
 
 
 def _earlier_input(record: Path) -> str | None:
-    """The input of an earlier result; None where the record is damaged, which makes it another's."""
+    """Returns the input of an earlier result; None if the record is damaged, so it counts as another input."""
     try:
         return read_json(record).get("input")
     except UserError:

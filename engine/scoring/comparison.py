@@ -1,4 +1,4 @@
-"""Two runs on the same expressions: how much they differ, and how sure that is. Free of torch."""
+"""Compares two runs on the same expressions: how much they differ, with bootstrap intervals."""
 
 import json
 import math
@@ -18,15 +18,15 @@ COMPARED = ("J&F", "J", "F", "tIoU", "vIoU", "temporal_change")
 FLAG = "--compare"
 
 NUM_DRAWS = 10_000
-CHUNK = 500  # draws at once: of ten thousand videos 40 MB
+CHUNK = 500  # draws at once; 40 MB for ten thousand videos
 LEVEL = 0.95
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
-    """The ``metrics.json`` of another run.
+    """Reads the ``metrics.json`` of another run.
 
     Raises:
-        UserError: if it is missing, or something else.
+        UserError: if it is missing, or another kind of file.
     """
     if not file.is_file():
         raise MissingFileError(f"{FLAG} {file}: no such file; give the metrics.json of another run")
@@ -37,30 +37,30 @@ def read_metrics(file: Path) -> dict[str, Any]:
             raise ValueError("it has no 'units'")
         _check_numbers(tables)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{FLAG} {file}: no metrics.json ({error}); give that of another run") from None
+        raise UserError(f"{FLAG} {file}: not a metrics.json ({error}); give that of another run") from None
     return dict(metrics)
 
 
 def check_comparable(expressions: list[Expression], other: dict[str, Any], file: Path) -> None:
-    """What can be known before scoring: whether another run scored these expressions.
+    """Checks before scoring that another run scored the same expressions.
 
     Raises:
-        UserError: if it scored others; that of Ref-DAVIS17, where objects are compared, is let pass.
+        UserError: if it did not. Ref-DAVIS17, which compares objects, is checked later, by ``compare``.
     """
     if "objects" not in other:
         _check_same(["/".join(expression.key) for expression in expressions], other["units"], "units", file)
 
 
 def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[str, dict[str, float]]:
-    """Of each number that both have: the means of both, their difference, and its interval.
+    """Compares each metric that both runs have: both means, their difference, and its interval.
 
-    Of Ref-DAVIS17 protocol A's objects are compared, of the other datasets expressions. Whole videos are drawn.
+    Protocol A of Ref-DAVIS17 compares objects, all other protocols expressions. The bootstrap draws whole videos.
 
     Args:
         file: where ``other`` was read from.
 
     Raises:
-        UserError: if the two are of different expressions, or measured differently.
+        UserError: if the runs scored different expressions, or by different protocols.
     """
     # Objects are named anno_<k>/<video>/<number>, expressions <video>/<exp_id>.
     name, part = ("objects", 1) if "objects" in metrics and "objects" in other else ("units", 0)
@@ -70,7 +70,7 @@ def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[
     common = [m for m in COMPARED if all(m in values for table in (own, others) for values in table.values())]
     if not common:
         raise UserError(
-            f"{FLAG} {file}: must have one of {', '.join(COMPARED)} of each of its {name}, as this run has, got none; "
+            f"{FLAG} {file}: must have at least one of {', '.join(COMPARED)} for its {name}, got none; "
             "score that run again"
         )
     result = {}
@@ -91,13 +91,13 @@ def _check_same(own: Collection[str], others: Collection[str], name: str, file: 
     different = [*(key for key in own if key not in others), *(key for key in others if key not in own)]
     if different or not own:
         raise UserError(
-            f"{FLAG} {file}: must score the same {name}, got {listed(different) or 'none'} in one of the two alone; "
+            f"{FLAG} {file}: must score the same {name}, but one run only has {listed(different) or 'none'}; "
             "compare runs on one split with the same --videos and --limit"
         )
 
 
 def _check_numbers(tables: list[dict[str, dict[str, Any]]]) -> None:
-    """Raises ``ValueError`` for what is compared and no number."""
+    """Raises ``ValueError`` if a value to compare is not a number."""
     for unit, values in (item for table in tables for item in table.items()):
         for measure in COMPARED:
             value = values.get(measure, 0.0)
@@ -107,7 +107,7 @@ def _check_numbers(tables: list[dict[str, dict[str, Any]]]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference, and between which values it lies in ``LEVEL`` of the resamples."""
+    """A mean difference, and the bounds that hold in ``LEVEL`` of the resamples."""
 
     mean: float
     low: float
@@ -115,12 +115,13 @@ class Interval:
 
 
 def paired_interval(differences: NDArray[np.float64], groups: Sequence[str], seed: int = 0) -> Interval:
-    """The interval of a mean of paired differences, by drawing whole groups with replacement.
+    """Returns the bootstrap interval of the mean of paired differences; draws whole groups with replacement.
 
     Args:
         differences: [N], of the same item in two runs.
-        groups: [N] names; items of one, such as sentences about one video, succeed and fail together, so that drawing
-            them one by one would make a difference look surer than it is.
+        groups: [N] names. Items of a group, such as expressions of one video, succeed and fail together; drawing them
+            one
+            by one would make a difference look more certain than it is.
     """
     _, numbers = np.unique(np.array(groups), return_inverse=True)
     sums, counts = np.bincount(numbers, differences), np.bincount(numbers)

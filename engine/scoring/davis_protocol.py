@@ -1,9 +1,10 @@
-"""Ref-DAVIS17's protocol A: objects merged per annotator, matched to the truth, four annotators averaged. No torch.
+"""Protocol A of Ref-DAVIS17: merges objects per annotator, matches them to ground truth, averages four annotators.
 
-The merge takes the most probable object of each pixel, so it needs probabilities, and is done where the model runs:
-``engine.inference.segment_split.merge_objects``, stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being numbers of
-objects. From binary masks alone, ``<video>/<exp_id>/<frame>.png``, all but the pixels that several objects claim can be
-known: they go to the first of the objects here.
+Merging takes the most probable object of each pixel. That needs probabilities, so it is done where the model runs
+(``engine.inference.segment_split.merge_objects``) and stored as ``anno_<0-3>/<video>/<frame>.png``, pixels being
+object
+numbers. From binary masks, ``<video>/<exp_id>/<frame>.png``, the merge is known except at pixels that several objects
+claim; these go to the first of them.
 """
 
 from dataclasses import dataclass
@@ -24,32 +25,33 @@ from util.mask_files import PALETTE, check_mask_file, read_numbers
 from util.metrics import Prepared, score
 
 MEANS = ("J", "F", "J&F")
-MOST_PROPOSALS = 20  # beyond it the DAVIS toolkit refuses
+MOST_PROPOSALS = 20  # most that the DAVIS toolkit accepts
 
 Numbers = NDArray[np.uint8]
 
 
 def merge_masks(masks: NDArray[np.bool_]) -> Numbers:
-    """The object of each pixel, the first that claims it; 0 where none does.
+    """Merges masks: each pixel gets the number of the first object that claims it, 0 if none does.
 
     Args:
         masks: [N, T, H, W], objects in the order of their expressions.
 
     Returns:
-        [T, H, W] of 0 and 1 to N.
+        [T, H, W] with values 0 to N.
     """
     return np.where(masks.any(axis=0), masks.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def match_objects(proposals: Numbers, truth: Numbers) -> list[Values]:
-    """J, F and J&F of each true object, by the assignment of proposals that makes the sum of J&F highest.
+    """Returns J, F and J&F of each ground truth object, for the assignment of proposals with the highest sum of J&F.
 
-    True objects are those up to the highest number of the first frame; void pixels count for nobody. Objects without
-    a proposal are scored against nothing, proposals without an object are not scored.
+    Objects are those up to the highest number in the first frame. Void pixels are ignored. Objects without a proposal
+    are
+    scored against an empty mask; proposals without an object are not scored.
 
     Args:
-        proposals: [T, H, W] of 0 and the numbers of proposals.
-        truth: likewise of objects, and 255 for void.
+        proposals: [T, H, W] with 0 and the numbers of proposals.
+        truth: [T, H, W] with 0, the numbers of objects, and 255 for void.
 
     Source: the DAVIS-2017 toolkit, unsupervised task.
     """
@@ -68,7 +70,7 @@ def match_objects(proposals: Numbers, truth: Numbers) -> list[Values]:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One video as one annotator described it."""
+    """The expressions of one annotator about one video."""
 
     annotator: int
     expressions: tuple[Expression, ...]
@@ -79,23 +81,23 @@ class Sequence:
 
 
 class DavisProtocol:
-    """Protocol A of one folder of predictions.
+    """Protocol A for one folder of predictions.
 
     Args:
-        split: with masks.
-        predictions: binary masks, which serve where ``merged`` is None.
-        merged: holds ``anno_0`` to ``anno_3``.
+        split: a split with masks.
+        predictions: binary masks, used if ``merged`` is None.
+        merged: folder with ``anno_0`` to ``anno_3``.
     """
 
     def __init__(self, split: RefDAVIS17, predictions: PredictionFolder, merged: Path | None) -> None:
         self.split, self.predictions, self.merged = split, predictions, merged
-        extra_module("scipy.optimize", "the protocol A of Ref-DAVIS17")  # before any work
+        extra_module("scipy.optimize", "the protocol A of Ref-DAVIS17")  # checked before any work
 
     def sequences(self, expressions: list[Expression]) -> list[Sequence]:
-        """What there is to score: each video four times, those left out of which an expression is left out.
+        """Returns the sequences to score: each video four times, without those of which an expression is left out.
 
         Raises:
-            UserError: if the expressions of a video are not numbered as four annotators' are.
+            UserError: if the expression ids of a video are not those of four annotators.
         """
         wanted = {expression.key for expression in expressions}
         videos: dict[str, dict[str, Expression]] = {}
@@ -105,8 +107,8 @@ class DavisProtocol:
         for video, by_id in videos.items():
             if set(by_id) != {str(number) for number in range(len(by_id))} or len(by_id) % NUM_ANNOTATORS:
                 raise UserError(
-                    f"{self.split.source}: {video} must have expressions 0 to 4 N - 1, those of {NUM_ANNOTATORS} "
-                    f"annotators for each object, got {listed(by_id)}; convert the dataset again"
+                    f"{self.split.source}: {video} must have expression ids 0 to 4N-1, {NUM_ANNOTATORS} annotators "
+                    f"for each of N objects, got {listed(by_id)}; convert the dataset again"
                 )
             if all(expression.key in wanted for expression in by_id.values()):
                 sequences += [
@@ -116,10 +118,10 @@ class DavisProtocol:
         return sequences
 
     def check_merged(self, expressions: list[Expression], allow_partial: bool) -> list[Expression]:
-        """Those of which all four annotators' merged masks are there; headers are read, pixels are not.
+        """Returns the expressions whose merged masks of all four annotators exist; reads headers, not pixels.
 
         Raises:
-            UserError: if there are masks of no frame, or masks are missing, or have colours or another size.
+            UserError: if masks belong to no frame, are missing, have colours, or another size.
         """
         self._refuse_extras()
         complete, missing = [], []
@@ -134,12 +136,12 @@ class DavisProtocol:
         if missing and not (allow_partial and complete):
             raise MissingFileError(
                 f"{self.predictions.origin}: {len(missing)} merged masks are missing: {listed(missing)}; predict them, "
-                "or score what is complete with --partial"
+                "or score the complete ones with --partial"
             )
         return [expression for expression in expressions if expression.video in complete]
 
     def _refuse_extras(self) -> None:
-        """Merged masks of what is no frame of the split."""
+        """Refuses merged masks that belong to no frame of the split."""
         assert self.merged is not None, "asked of merged masks alone"
         frames = {
             expression.video: {f"{frame}.png" for frame in expression.frames} for expression in self.split.expressions
@@ -151,12 +153,12 @@ class DavisProtocol:
                 extra += [f"{annotator}/{video}/{name}" for name in sorted(names)]
         if extra:
             raise UserError(
-                f"{self.predictions.origin}: holds what is no frame of {self.split.source}: {listed(extra)}; remove "
-                "it, or check --split"
+                f"{self.predictions.origin}: holds masks of no frame of {self.split.source}: {listed(extra)}; remove "
+                "them, or check --split"
             )
 
     def measure(self, sequence: Sequence) -> tuple[Sequence, list[Values]]:
-        """The scores of each true object.
+        """Scores each ground truth object of a sequence.
 
         Raises:
             UserError: if there are too many proposals, or the first frame shows no object.
@@ -166,8 +168,8 @@ class DavisProtocol:
         proposals = self._proposals(sequence, size)
         if proposals.max() > MOST_PROPOSALS:
             raise UserError(
-                f"{self.predictions.origin}: anno_{sequence.annotator}/{sequence.video} must number its objects up to "
-                f"{MOST_PROPOSALS}, got {proposals.max()}; write 0 for background, then one number for each expression"
+                f"{self.predictions.origin}: anno_{sequence.annotator}/{sequence.video} must number its objects 1 to "
+                f"{MOST_PROPOSALS}, got {proposals.max()}; write 0 for background, then one number per expression"
             )
         results = match_objects(proposals, self.split.object_numbers(first, size))
         if not results:
@@ -187,7 +189,7 @@ class DavisProtocol:
 
 
 def summarise_annotators(results: list[tuple[Sequence, list[Values]]]) -> dict[str, Any]:
-    """J, F and J&F: the mean over the objects of all videos for each annotator, then the mean over annotators."""
+    """Averages J, F and J&F over the objects of all videos per annotator, then over annotators."""
     ordered = sorted(results, key=lambda result: (result[0].annotator, result[0].video))
     annotators = {
         str(number): means_of(

@@ -1,4 +1,4 @@
-"""Pieces of a page that needs nothing but itself: tables, bars and histograms as HTML and SVG text."""
+"""Builds a page without scripts or links: tables, bars and histograms as HTML and SVG text."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ JPEG_QUALITY = 80
 
 
 def document(title: str, sections: Sequence[str]) -> str:
-    """A whole page."""
+    """Returns a whole page."""
     body = "\n".join(sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
@@ -38,17 +38,17 @@ def document(title: str, sections: Sequence[str]) -> str:
 
 
 def section(heading: str, *content: str) -> str:
-    """A heading with what stands under it."""
+    """Returns a heading and the content under it."""
     return f"<h2>{escape(heading)}</h2>\n" + "\n".join(content)
 
 
 def note(text: str) -> str:
-    """A remark."""
+    """Returns a remark."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str | float | int]]) -> str:
-    """Numbers to the right, fractions with four digits; an empty text is a number that there is not."""
+    """Returns a table; numbers are right-aligned, fractions have four digits, an empty text is a missing number."""
     columns = range(len(heads))
     is_number = [all(row[column] == "" or isinstance(row[column], float | int) for row in rows) for column in columns]
     kinds = [' class="number"' if number else "" for number in is_number]
@@ -61,7 +61,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str | float | int]]) -> 
 
 
 def histogram(name: str, values: NDArray[np.float64]) -> str:
-    """How many of the values, in [0, 1], fall into each twentieth, as SVG."""
+    """Returns an SVG histogram of values in [0, 1], in twenty bins."""
     counts, _ = np.histogram(values, NUM_BINS, (0, 1))
     width = CHART_WIDTH / NUM_BINS
     bars = "".join(
@@ -80,7 +80,7 @@ def histogram(name: str, values: NDArray[np.float64]) -> str:
 
 
 def figure(picture: Frame, caption: str) -> str:
-    """[H, W, 3] with text below, the picture within the page."""
+    """Returns an image [H, W, 3], embedded in the page, with a caption."""
     jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     data = base64.b64encode(jpeg.tobytes()).decode()
     return (
@@ -89,12 +89,12 @@ def figure(picture: Frame, caption: str) -> str:
 
 
 def row(pieces: Sequence[str]) -> str:
-    """Pieces beside each other, as far as the page is wide."""
+    """Returns elements side by side, as many as fit the width of the page."""
     return '<div class="row">' + "\n".join(pieces) + "</div>"
 
 
 def escape(text: str) -> str:
-    """Text that shows as it is."""
+    """Escapes text for HTML."""
     return html.escape(text)
 
 

@@ -1,4 +1,4 @@
-"""What J and F leave out: when the object was found, how steadily, and pixels that count for nobody."""
+"""Measures beside J and F: presence over time, temporal consistency, IoU of images, and void pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def temporal_iou(areas: Areas) -> float:
-    """tIoU: frames where prediction and truth both show something, of those where either does; 1 if there are none.
+    """Returns tIoU: frames where prediction and ground truth both show something, of those where either does.
+
+    1 if there are no such frames.
 
     Source: Long-RVOS (arXiv 2505.12702).
     """
@@ -21,7 +23,9 @@ def temporal_iou(areas: Areas) -> float:
 
 
 def video_iou(areas: Areas) -> float:
-    """vIoU: the sum of J over frames where both show something, by the number where either does; 1 if there are none.
+    """Returns vIoU: the sum of J over frames where both show something, divided by the frames where either does.
+
+    1 if there are no such frames.
 
     Source: Long-RVOS (arXiv 2505.12702).
     """
@@ -31,29 +35,32 @@ def video_iou(areas: Areas) -> float:
 
 
 def iou_change(ious: NDArray[np.float64]) -> float:
-    """Temporal consistency: the mean of ``|J[t + 1] - J[t]|``; 0 is steady, and so is a single frame."""
+    """Returns temporal consistency, the mean of ``|J[t + 1] - J[t]|``: 0 is steady; 0 for a single frame."""
     return float(np.mean(np.abs(np.diff(ious)))) if len(ious) > 1 else 0.0
 
 
 def iou_drift(ious: NDArray[np.float64]) -> float:
-    """REM's signed form, the mean of ``J[t + 1] - J[t]``: ups and downs cancel, so it says whether a mask gets lost."""
+    """Returns REM's signed form, the mean of ``J[t + 1] - J[t]``: ups and downs cancel, a lost object shows."""
     return float(np.mean(np.diff(ious))) if len(ious) > 1 else 0.0
 
 
 def without_void(masks: Masks, void: Masks | None) -> Masks:
-    """Masks with the pixels taken out that nobody could assign; all of them where ``void`` is None."""
+    """Removes void pixels, which the annotators could not assign, from masks; ``void`` None means there are none."""
     return masks if void is None else masks & ~void
 
 
 def overall_iou(shared: NDArray[np.int64], union: NDArray[np.int64]) -> float:
-    """oIoU: all shared pixels by all pixels of either, [N] each, so that large objects weigh more; 1 if all are 0."""
+    """Returns oIoU: all shared pixels divided by all pixels of either, [N] each; 1 if all are 0. Large objects weigh
+    more.
+    """
     return float(shared.sum() / union.sum()) if union.sum() else 1.0
 
 
 def precision_at(ious: NDArray[np.float64], threshold: float, is_strict: bool) -> float:
-    """P@K: the share of [N] IoUs that reach ``threshold``.
+    """Returns P@K: the share of [N] IoUs that reach ``threshold``.
 
     Args:
-        is_strict: whether they must exceed it: so the scripts of A2D and JHMDB, those of RefCOCO let equal pass.
+        is_strict: IoUs must exceed the threshold, as in the scripts of A2D and JHMDB; in those of RefCOCO equal
+            counts.
     """
     return float(np.mean(ious > threshold if is_strict else ious >= threshold))

@@ -1,4 +1,4 @@
-"""A folder of predicted masks: where they lie, whether it is whole, and one expression's masks. Free of torch."""
+"""Reads a folder of predicted masks, and checks that it is complete."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 from util.mask_files import check_mask_file, read_mask
 
-MOST_NAMED = 3  # of a kind of fault, in a message
+MOST_NAMED = 3  # most names per kind of fault in a message
 Size = tuple[int, int]
 
 
@@ -20,9 +20,9 @@ class PredictionFolder:
 
     Args:
         folder: holds the folders of the videos, or ``Annotations`` with them in it.
-        split: whose expressions they answer.
-        expressions: those of the split that matter; masks of the others may lie beside.
-        besides: names of folders that may lie beside those of the videos.
+        split: the split that was segmented.
+        expressions: expressions of the split to score; masks of others may be there too.
+        besides: names of folders that may be there beside those of the videos.
 
     Raises:
         MissingFileError: if there is no such folder.
@@ -46,13 +46,13 @@ class PredictionFolder:
         return any((self.root / video).is_dir() for video in {expression.video for expression in self.expressions})
 
     def size(self, expression: Expression) -> Size:
-        """(H, W) of the frames of an expression's video."""
+        """Returns (H, W) of the frames of an expression's video."""
         if expression.video not in self._sizes:
             self._sizes[expression.video] = self.split.source_size(expression)
         return self._sizes[expression.video]
 
     def files(self, expression: Expression) -> list[Path]:
-        """The masks that an expression must have: of its annotated frames."""
+        """Returns the mask files that an expression must have, one per annotated frame."""
         folder = self.root / expression.video / expression.exp_id
         return [folder / f"{expression.frames[index]}.png" for index in annotated(expression)]
 
@@ -68,11 +68,12 @@ class PredictionFolder:
     def check(
         self, allow_partial: bool, check_file: Callable[[Path, Size], None] = check_mask_file
     ) -> list[Expression]:
-        """The complete expressions: all of them, unless parts are allowed. Headers are read, pixels are not.
+        """Returns the complete expressions; refuses incomplete ones unless ``allow_partial``. Reads only headers.
 
         Raises:
-            UserError: for the first kind of fault found: what no expression asks for, what is missing, other sizes
-                or channels.
+            UserError: for the first kind of fault found: files that no expression asks for, missing masks, another
+                size or
+                other channels.
         """
         self._refuse_extras()
         present = {expression.key: visible_names(self.files(expression)[0].parent) for expression in self.expressions}
@@ -85,7 +86,7 @@ class PredictionFolder:
             named = listed(f"{key} lacks {listed(names)}" for key, names in incomplete.items())
             raise MissingFileError(
                 f"{self.origin}: {len(incomplete)} of {len(lacking)} expressions lack masks: {named}; predict them, or "
-                "score what is complete with --partial"
+                "score the complete ones with --partial"
             )
         complete = [expression for expression in self.expressions if not lacking[expression.key]]
         if not complete:
@@ -99,7 +100,7 @@ class PredictionFolder:
         return complete
 
     def _refuse_extras(self) -> None:
-        """Files and folders that no expression of the split asks for; loose files beside the videos are let be."""
+        """Refuses files and folders that no expression asks for; ignores files beside the folders of the videos."""
         expressions: dict[str, dict[str, Expression]] = {}
         for expression in self.split.expressions:
             expressions.setdefault(expression.video, {})[expression.exp_id] = expression
@@ -116,23 +117,23 @@ class PredictionFolder:
                 ]
         if extra:
             raise UserError(
-                f"{self.origin}: holds what no expression of {self.split.source} asks for: {listed(extra)}; remove it, "
+                f"{self.origin}: holds files of no expression of {self.split.source}: {listed(extra)}; remove them, "
                 "or check --dataset and --split"
             )
 
 
 def annotated(expression: Expression) -> list[int]:
-    """The positions of an expression's frames that have a truth."""
+    """Returns the indices of an expression's frames that have ground truth."""
     return list(range(len(expression.frames)) if expression.annotated is None else sorted(expression.annotated))
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few, and how many more."""
+    """Returns the first few names, and how many more there are."""
     every = list(names)
     more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
     return ", ".join(every[:MOST_NAMED]) + more
 
 
 def visible_names(folder: Path) -> set[str]:
-    """What lies in a folder, nothing if there is none; hidden files are the system's own."""
+    """Returns the names in a folder, none if it does not exist; ignores hidden files."""
     return {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()

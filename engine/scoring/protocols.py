@@ -1,4 +1,4 @@
-"""How each dataset's predictions become numbers: of one expression, and of a split. Free of torch."""
+"""Scoring protocols: what is measured of an expression, and how a split is summarised."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -28,27 +28,27 @@ VIDEO_MEANS = ("tIoU", "vIoU", "temporal_change", "temporal_drift")
 
 
 class Protocol(ABC):
-    """What is measured of an expression, and what of a split.
+    """A scoring protocol.
 
     Attributes:
-        headline: the key of a split's metrics that papers compare.
+        headline: the key in the metrics of a split that papers compare.
     """
 
     headline: str
 
     @abstractmethod
     def measure(self, prediction: Masks, truth: Masks, void: Masks | None) -> Values:
-        """The numbers of one expression, from masks [T, H, W] of its annotated frames."""
+        """Returns the metrics of one expression, from masks [T, H, W] of its annotated frames."""
 
     @abstractmethod
     def summarise(self, values: dict[Key, Values], expressions: list[Expression]) -> dict[str, Any]:
-        """The content of ``metrics.json``: the split's numbers, and under ``units`` those of each expression."""
+        """Returns the content of ``metrics.json``: of the split, and under ``units`` of each expression."""
 
 
 class VideoProtocol(Protocol):
-    """MeViS, Ref-YouTube-VOS, Long-RVOS, and Ref-DAVIS17's protocol C: each expression alone, the mean over them.
+    """MeViS, Ref-YouTube-VOS, Long-RVOS, and protocol C of Ref-DAVIS17: the mean over expressions.
 
-    Void pixels are ignored no more than the official scripts do: not at all.
+    Void pixels count like others, as in the official scripts.
     """
 
     headline = "J&F"
@@ -73,7 +73,7 @@ class VideoProtocol(Protocol):
 
 
 class ImageProtocol(Protocol):
-    """RefCOCO, A2D and JHMDB: one mask per sentence.
+    """RefCOCO, A2D and JHMDB: one mask per expression.
 
     Args:
         is_strict: see ``engine.scoring.measures.precision_at``.
@@ -106,7 +106,7 @@ class ImageProtocol(Protocol):
 
 
 class ClassProtocol(Protocol):
-    """REM's: J alone, the mean over the videos of a class, then over classes; void pixels count for nobody."""
+    """REM's protocol: the mean J over the videos of a class, then over classes; void pixels are ignored."""
 
     headline = "J"
 
@@ -137,10 +137,10 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def target_accuracies(values: Iterable[Values]) -> Values:
-    """N-acc and T-acc of MeViS v2, each where there is such an expression.
+    """Returns N-acc and T-acc of MeViS v2, each if there are such expressions.
 
-    N-acc: of the expressions that mean nothing in their video, the share answered with nothing in every frame.
-    T-acc: of the others, the share answered with something in some frame.
+    N-acc: the share of expressions without a target whose masks are empty in every frame.
+    T-acc: the share of the other expressions whose masks show something in some frame.
     """
     answered: dict[bool, list[bool]] = {False: [], True: []}
     for entry in values:
@@ -161,7 +161,7 @@ def _video_values(areas: Areas) -> Values:
 
 
 def _presence(areas: Areas, truth: Masks) -> Values:
-    """In how many frames something is seen, and the share of the frame that the truth takes up where it is."""
+    """Counts the frames that show something, and measures the share of the frame that ground truth takes up there."""
     seen = areas.true[areas.true > 0]
     return {
         "predicted_frames": int(np.count_nonzero(areas.predicted)),

@@ -1,4 +1,4 @@
-"""``report.html``: a run's numbers and pictures on one page that needs nothing but itself. Free of torch."""
+"""Writes ``report.html``: the metrics and images of a run on one page without scripts or links."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +16,19 @@ from util.files import write_text_whole
 from util.images import Frame, resize_frame
 from util.visualize import FIRST_COLOURS, draw_masks
 
-NUM_PICTURES = 6  # of the best, and of the worst
-SHOWN = ("J&F", "J", "F")  # in tables and histograms, those that a protocol has
-# Upper bounds of the share of a frame that an object takes up, in percent.
+NUM_SHOWN = 6  # images of the best, and of the worst expressions
+SHOWN = ("J&F", "J", "F")  # in tables and histograms, if the protocol has them
+# Upper bounds of object size, in percent of the frame.
 AREAS = ((0.0, "never seen"), (1.0, "up to 1 %"), (5.0, "1 to 5 %"), (20.0, "5 to 20 %"), (100.0, "above 20 %"))
-MOST_ROWS = 200  # of a table: every picture of RefCOCO is a video of its own
-MOST_TARGETS = 4  # more are one group
+MOST_ROWS = 200  # rows per table: each image of RefCOCO is a video
+MOST_TARGETS = 4  # from here on one group
 
 Comparison = dict[str, dict[str, float]]
 Entry = tuple[Expression, Values]
 
-SIDE = 480  # pixels of the longer side
+SIDE = 480  # pixels of an image's longer side
 TRUTH_COLOUR, PREDICTION_COLOUR = FIRST_COLOURS[1], FIRST_COLOURS[2]  # blue, pink
-GREY = 96  # of the ground where a dataset has no pictures
+GREY = 96  # background if the frames are missing
 
 
 def write_report(
@@ -41,9 +41,9 @@ def write_report(
     """Writes the page.
 
     Args:
-        metrics: of ``engine.scoring.score_folder``.
-        predictions: what they are of.
-        comparison: of ``engine.scoring.comparison.compare``.
+        metrics: from ``engine.scoring.score_folder``.
+        predictions: the masks that were scored.
+        comparison: from ``engine.scoring.comparison.compare``.
     """
     units: dict[str, Values] = metrics.get("units", {})
     by_unit = {"/".join(expression.key): expression for expression in predictions.expressions}
@@ -57,7 +57,7 @@ def write_report(
             *_by_kind(entries),
             _grouped("By object size", entries, _area, [name for _, name in AREAS]),
             _grouped("By number of targets", entries, lambda e, _: _num_targets(e)),
-            *_pictures(entries, predictions),
+            *_images(entries, predictions),
             _grouped("By video, the worst first", entries, lambda e, _: e.video, by_score=True),
         ]
     write_text_whole(file, html_page.document(title, sections))
@@ -78,7 +78,7 @@ def _overall(metrics: dict[str, Any]) -> str:
         else []
     )
     if "missing" in metrics:
-        notes.append(html_page.note(f"{len(metrics['missing'])} expressions were left out as incomplete."))
+        notes.append(html_page.note(f"{len(metrics['missing'])} expressions were incomplete and left out."))
     return html_page.section("Overall", html_page.table(["", *names], rows), *notes)
 
 
@@ -110,7 +110,7 @@ def _distributions(entries: list[Entry]) -> str:
 
 
 def _by_kind(entries: list[Entry]) -> list[str]:
-    """Nothing where the dataset labels no sentence."""
+    """Returns the section by kind of expression; empty if the dataset has no kinds."""
     if not any(expression.kind for expression, _ in entries):
         return []
     return [_grouped("By kind of sentence", entries, lambda e, _: e.kind or "not labelled")]
@@ -123,7 +123,7 @@ def _grouped(
     order: list[str] | None = None,
     by_score: bool = False,
 ) -> str:
-    """A table with a line for each group."""
+    """Returns a table with one line per group."""
     groups: dict[str, list[Values]] = {}
     for expression, values in entries:
         groups.setdefault(group_of(expression, values), []).append(values)
@@ -139,32 +139,32 @@ def _grouped(
     return html_page.section(heading, html_page.table(["", "expressions", *names], rows[:MOST_ROWS]), *notes)
 
 
-def _pictures(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
-    """The best and the worst of the expressions that show something."""
+def _images(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
+    """Returns images of the best and the worst expressions that show something."""
     name = _shown(entries)[0]
     visible = [entry for entry in entries if entry[1]["true_frames"] or entry[1]["predicted_frames"]]
     ranked = sorted(visible, key=lambda entry: (entry[1][name], entry[0].key))
-    num_worst = min(NUM_PICTURES, (len(ranked) + 1) // 2)
-    num_best = min(NUM_PICTURES, len(ranked) // 2)
+    num_worst = min(NUM_SHOWN, (len(ranked) + 1) // 2)
+    num_best = min(NUM_SHOWN, len(ranked) // 2)
     parts = (("Worst", ranked[:num_worst]), ("Best", ranked[::-1][:num_best]))
     return [
         html_page.section(
             f"{heading} by {name}",
             html_page.note(
-                "Tinted pink: the prediction. Outlined in blue: the truth. The frame with the largest truth."
+                "Pink: the prediction. Blue outline: the ground truth. The frame with the largest ground truth."
             ),
-            html_page.row([_picture(entry, name, predictions) for entry in chosen]),
+            html_page.row([_image(entry, name, predictions) for entry in chosen]),
         )
         for heading, chosen in parts
         if chosen
     ]
 
 
-def _picture(entry: Entry, name: str, predictions: PredictionFolder) -> str:
+def _image(entry: Entry, name: str, predictions: PredictionFolder) -> str:
     expression, values = entry
-    picture, frame = draw_frame(predictions, expression)
+    image, frame = draw_frame(predictions, expression)
     return html_page.figure(
-        picture, f"{name} {values[name]:.3f} · {'/'.join(expression.key)}/{frame} · {expression.caption}"
+        image, f"{name} {values[name]:.3f} · {'/'.join(expression.key)}/{frame} · {expression.caption}"
     )
 
 
@@ -184,7 +184,7 @@ def _shown(entries: list[Entry]) -> list[str]:
 
 
 def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[Frame, str]:
-    """The frame with the largest truth, or of nothing else the largest prediction; and its name."""
+    """Draws the frame with the largest ground truth, or without any the largest prediction; returns it and its name."""
     split, size, indices = predictions.split, predictions.size(expression), annotated(expression)
     masks = split.masks(expression, indices, size)
     if not masks.any():
@@ -193,9 +193,9 @@ def draw_frame(predictions: PredictionFolder, expression: Expression) -> tuple[F
     pair = (predictions.read(expression, row)[0], split.masks(expression, [indices[row]], size)[0])
     try:
         frame = split.read_frames(expression, [indices[row]])[0]
-    except MissingFileError:  # to score, pictures are not needed
+    except MissingFileError:  # scoring needs no frames
         frame = np.full((*size, 3), GREY, np.uint8)
-    # Resized first: an outline is some pixels wide, and would cover what little there is of a small frame.
+    # Resized first: an outline is some pixels wide and would cover most of a small frame.
     height, width = (max(1, round(side * SIDE / max(size))) for side in size)
     shown = [
         cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)[None]

@@ -1,4 +1,4 @@
-"""Zips of masks for the servers of MeViS and Ref-YouTube-VOS: validated first, the same bytes each time. No torch."""
+"""Writes submission zips for the servers of MeViS and Ref-YouTube-VOS: checks every mask, same bytes each time."""
 
 import zipfile
 from collections.abc import Iterator
@@ -13,28 +13,29 @@ from util.files import staged_folder
 from util.mask_files import GREY, read_mask
 from util.workers import ordered_map
 
-TOP_FOLDERS = {"mevis": "", "toy": "", "ytvos": "Annotations/"}  # of the names in a zip
-EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first moment: the same masks make the same bytes
+TOP_FOLDERS = {"mevis": "", "toy": "", "ytvos": "Annotations/"}  # top folder of the names in a zip
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip: the same masks make the same bytes
 READABLE = 0o644 << 16
 
 
 def write_zip(split: Split, dataset: str, pred: Path, file: Path) -> str:
-    """Writes the masks of a whole split as its server wants them: every mask is read and checked on the way.
+    """Writes the masks of a whole split as its server expects them; reads and checks every mask.
 
     Args:
         dataset: one of ``TOP_FOLDERS``.
         pred: see ``PredictionFolder``.
 
     Returns:
-        What is in the zip, in words.
+        A description of the content.
 
     Raises:
-        UserError: if the dataset has no server, or masks are missing, are too many or are no grey PNGs of 0 and 255 in
-            the size of the frames, or the zip cannot be written.
+        UserError: if the dataset has no server; if masks are missing, too many, or not grey PNGs of 0 and 255 at
+            source
+            size; or if the zip cannot be written.
     """
     if dataset not in TOP_FOLDERS:
         raise UserError(
-            f"--zip: only {', '.join(TOP_FOLDERS)} are sent to a server as a zip, got {dataset}"
+            f"--zip: only {', '.join(TOP_FOLDERS)} have a server that takes zips, got {dataset}"
             f"{did_you_mean(dataset, TOP_FOLDERS)}; score it here instead"
         )
     if file.suffix != ".zip":
@@ -49,20 +50,20 @@ def write_zip(split: Split, dataset: str, pred: Path, file: Path) -> str:
 
 
 def _write(file: Path, predictions: PredictionFolder, expressions: list[Expression], top: str) -> int:
-    """Returns the number of masks."""
+    """Writes the zip; returns the number of masks."""
     count = 0
     ordered = sorted(expressions, key=lambda expression: expression.key)
 
     def checked(expression: Expression) -> list[tuple[str, bytes]]:
         return list(_entries(predictions, expression, top))
 
-    # PNGs are compressed already: stored, a zip is a copy.
+    # PNGs are compressed already.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for entries in tqdm(ordered_map(checked, ordered), desc="zip", unit="expression", total=len(ordered)):
             for name, data in entries:
                 entry = zipfile.ZipInfo(name, EPOCH)
                 entry.external_attr = READABLE
-                entry.create_system = 3  # Unix, on whatever system it is made
+                entry.create_system = 3  # Unix, on any system
                 archive.writestr(entry, data)
                 count += 1
     return count

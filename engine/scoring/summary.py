@@ -1,4 +1,4 @@
-"""From the scores of single expressions to those of a split. Free of torch."""
+"""Summarises the scores of expressions to those of a split."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,10 +13,10 @@ Unit = tuple[str, str, Score]  # video id, expression id, score
 
 
 def summarise(units: Iterable[Unit], expressions: list[Expression]) -> dict[str, Any]:
-    """J, F and J&F over all (video, expression id) units, and of each; by kind of sentence where labelled.
+    """Returns J, F and J&F over all (video, expression id) pairs, of each pair, and by kind if the dataset has kinds.
 
     Raises:
-        AssertionError: if a unit is missing or scored twice.
+        AssertionError: if an expression is missing or scored twice.
     """
     scores = {(video, exp_id): result for video, exp_id, result in units}
     expected = [expression.key for expression in expressions]
@@ -43,10 +43,10 @@ def _means(scores: list[Score]) -> dict[str, float]:
 
 
 def entries(result: Score) -> Values:
-    """A score by the names of ``metrics.json``."""
+    """Returns a score under the names of ``metrics.json``."""
     return {"J": result.region_similarity, "F": result.contour_accuracy, "J&F": result.mean}
 
 
 def means_of(values: list[Values], names: Iterable[str]) -> Values:
-    """The mean of each of some numbers."""
+    """Returns the mean of each of some metrics."""
     return {name: float(np.mean([entry[name] for entry in values])) for name in names}

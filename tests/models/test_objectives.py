@@ -112,7 +112,7 @@ def test_the_objective_is_saved_with_the_weights_and_inference_follows_it(object
 
 
 def test_noise_without_injection_is_refused(toy_root, toy_folder, tmp_path):
-    with pytest.raises(SystemExit, match=r"objective noise .* --use_dvi"):
+    with pytest.raises(SystemExit, match=r"objective noise: .* --use_dvi"):
         main.main([
             "--wan_path", str(toy_folder), "--mevis_path", str(toy_root), "--output_dir", str(tmp_path / "run"),
             "--device", "cpu", "--num_frames", "9", "--num_workers", "0", "--max_steps", "1", "--no-use_dvi",

@@ -212,7 +212,7 @@ def test_missing_extra_and_mis_shaped_keys_are_one_error_that_lists_them(toy_fol
 
 def test_a_misspelt_vae_is_refused(toy_folder, tmp_path, mask_vae_weights):
     torch.save({f"vea.{name}": tensor for name, tensor in mask_vae_weights.items()}, tmp_path / "vae.pth")
-    with pytest.raises(UserError, match=r"--vae_ckpt .*no weights of a Wan VAE"):
+    with pytest.raises(UserError, match=r"--vae_ckpt .*does not hold the weights of a Wan VAE"):
         load(toy_folder, vae_ckpt=tmp_path / "vae.pth")
 
 

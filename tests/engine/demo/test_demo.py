@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import engine.demo.run
 import inference_demo
 from engine.demo.segment_video import hashing
 from models.toy_wan import write_toy_wan
@@ -340,7 +341,7 @@ def test_without_weights_the_shipped_toy_runs_and_says_so(demo, clip, tmp_path, 
     demo("clip.mp4", "--max_frames", 1, wan_path=None, output_dir="out")
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert "toy model of assets/toy" in warning
-    assert "masks of anything else mean nothing" in warning
+    assert "masks of other videos are meaningless" in warning
     assert names_in(tmp_path / "out" / "clip" / "masks" / "0") == ["00000.png"]
 
 
@@ -395,7 +396,7 @@ def test_only_a_few_frames_of_source_size_are_alive_at_once(demo, tmp_path, monk
         watched.append(WatchedSource(open_frames(*arguments)))
         return watched[-1]
 
-    monkeypatch.setattr(inference_demo, "open_frames", open_watched)
+    monkeypatch.setattr(engine.demo.run, "open_frames", open_watched)
     gc.collect()
     demo(path, prompts=("a dog", "a cat"))
     (source,) = watched
@@ -568,7 +569,7 @@ def test_a_missing_wan_folder_is_refused_with_the_download_command(refused, clip
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(refused, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference_demo, "load_flowrvs", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(engine.demo.run, "load_flowrvs", lambda *_: pytest.fail("the weights were loaded"))
     (tmp_path / "file").write_text("here")
     assert str(tmp_path / "file" / "below") in refused(clip, output_dir=tmp_path / "file" / "below")
 
@@ -665,7 +666,7 @@ def test_a_video_longer_than_the_model_can_take_is_refused_before_it_fills_the_m
                 shown += 1
                 yield np.zeros((16, 16, 3), np.uint8)
 
-    monkeypatch.setattr(inference_demo, "open_frames", lambda *_: Endless())
+    monkeypatch.setattr(engine.demo.run, "open_frames", lambda *_: Endless())
     assert "--max_frames 4093" in refused(tmp_path / "gap.mkv")
     assert 4094 <= shown <= 4094 + MAX_PENDING  # those already at work
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine.demo.run
 import engine.demo.segment_video
 import inference_demo
 from engine.demo.result_folder import PartialResult, staged_result
@@ -122,7 +123,7 @@ def test_a_run_that_fails_after_any_window_goes_on_and_ends_with_the_same_files(
     assert str(partial) in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".clip.partial"]
     encoded = []
-    pipeline_type = inference_demo.load_flowrvs.__globals__["FlowRVS"]
+    pipeline_type = engine.demo.run.load_flowrvs.__globals__["FlowRVS"]
     encode = pipeline_type.encode_video
     monkeypatch.setattr(pipeline_type, "encode_video", lambda *a: (encoded.append(1), encode(*a))[1])
     again = demo(*WINDOWS)
@@ -163,7 +164,7 @@ def test_other_arguments_start_anew(demo, tmp_path, monkeypatch, capsys):
         with pytest.raises(ZeroDivisionError):
             demo(*WINDOWS)
     assert without_times(demo("--window", 9, prompts=("a cat",))) == without_times(expected)
-    assert "Starting anew" in capsys.readouterr().err
+    assert "Starting again" in capsys.readouterr().err
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
 
 
@@ -173,7 +174,7 @@ def test_a_preset_that_no_longer_exists_starts_anew(tmp_path, capsys):
     (tmp_path / "progress.safetensors").touch()
     assert partial.begin({"input": "a"}, ["small", "enormous"]) == "enormous"
     assert partial.begin({"input": "a"}, ["small"]) is None
-    assert "Starting anew" in capsys.readouterr().err
+    assert "Starting again" in capsys.readouterr().err
     assert not partial.has_progress
 
 
@@ -246,11 +247,11 @@ def test_out_of_memory_is_retried_once_with_less_and_the_smaller_preset_is_kept(
         return embed(captions, loaded, device, dtype, place)
 
     hooks = []
-    embed = inference_demo.embed_now
-    monkeypatch.setattr(inference_demo, "embed_now", full)
+    embed = engine.demo.run.embed_now
+    monkeypatch.setattr(engine.demo.run, "embed_now", full)
     record = demo()
     assert len(tried) == 2
-    assert "WARNING: out of memory; once more with --text_on gpu --window 161" in capsys.readouterr().err
+    assert "WARNING: out of memory; starting again with --text_on gpu --window 161" in capsys.readouterr().err
     assert record["windows"] == [[0, 17]]
 
 
@@ -259,14 +260,14 @@ def run_out(*_):
 
 
 def test_out_of_memory_twice_is_an_error_of_one_line(demo, monkeypatch, tmp_path):
-    load = inference_demo.load_flowrvs
+    load = engine.demo.run.load_flowrvs
 
     def load_full(*given, **named):
         loaded = load(*given, **named)
         loaded.pipeline.transformer.register_forward_pre_hook(run_out)
         return loaded
 
-    monkeypatch.setattr(inference_demo, "load_flowrvs", load_full)
+    monkeypatch.setattr(engine.demo.run, "load_flowrvs", load_full)
     with pytest.raises(SystemExit, match="out of memory"):
         demo()
     assert not (tmp_path / "out").exists()

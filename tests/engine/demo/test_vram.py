@@ -74,7 +74,7 @@ def test_too_little_memory_is_tried_once_more_and_no_oftener():
         tried.append(preset.name)
         raise TooLittleMemoryError("out of memory")
 
-    with pytest.raises(UserError, match="with more"):
+    with pytest.raises(UserError, match="with the larger preset"):
         run_within_memory(run, preset_named("16"), UNSET, lambda preset: told.append(preset.name))
     assert tried == ["16", "12"]
     assert told == ["12"]

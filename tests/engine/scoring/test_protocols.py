@@ -469,14 +469,14 @@ def test_davis_refuses_more_proposals_than_the_toolkit_does(tmp_path):
     truth = write_davis(tmp_path / "data")
     write_merged(tmp_path, truth)
     mini_datasets.write_palette(tmp_path / "pred" / "anno_1" / "v1" / "00000.png", np.full(SIZE, 21, np.uint8))
-    assert "up to 20, got 21" in davis_refuses(tmp_path)
+    assert "1 to 20, got 21" in davis_refuses(tmp_path)
 
 
 def test_davis_refuses_expressions_that_are_not_four_annotators(tmp_path):
     mini_datasets.write_davis(tmp_path / "data")  # 0, 1 and 10
     for video, exp_id in itertools.product(("v1", "v-2"), ("0", "1", "10")):
         predictions.write(tmp_path / "pred" / video / exp_id, NAMES, np.zeros((3, *SIZE), bool))
-    assert "must have expressions 0 to 4 N - 1" in davis_refuses(tmp_path)
+    assert "must have expression ids 0 to 4N-1" in davis_refuses(tmp_path)
 
 
 def test_pixels_that_several_masks_claim_go_to_the_first_as_in_a_merge_of_equal_probabilities():
