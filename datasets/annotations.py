@@ -1,4 +1,4 @@
-"""Read annotation files: checked JSON entries, and the ``meta_expressions.json`` of four datasets. Free of torch."""
+"""Reads annotation files: checked JSON entries, and the ``meta_expressions.json`` of four datasets."""
 
 import functools
 import json
@@ -9,23 +9,23 @@ from typing import Any, TypeVar
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
 
-# From the fields of an expression and their place in the file to the ids of its targets.
+# Returns the ids of an expression's targets, from its fields and their place in the file (for errors).
 Targets = Callable[[Any, str], tuple[str, ...] | None]
 
 Row = TypeVar("Row")
 
-LONGEST_NAME = 240  # bytes, of the 255 that file systems allow, with a suffix
+LONGEST_NAME = 240  # bytes; file systems allow 255, with a suffix
 JSON_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
 def read_annotations(file: Path, flag: str) -> Any:
-    """The content of a JSON file.
+    """Reads a JSON file.
 
     Args:
-        flag: the option that led here, with its value, for the message: ``--mevis_path DIR``.
+        flag: the flag that named the dataset, with its value, for errors: ``--mevis_path DIR``.
 
     Raises:
-        UserError: if it is missing, no JSON, or an object in it names a key twice.
+        UserError: if it is missing, not JSON, or an object in it has a key twice.
     """
     if not file.is_file():
         raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
@@ -33,35 +33,37 @@ def read_annotations(file: Path, flag: str) -> Any:
         return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except DuplicateKeyError as error:
         raise DuplicateKeyError(f"{file}: not valid JSON ({error}); download the file again") from None
-    except (ValueError, RecursionError) as error:  # of the decoder, of UTF-8, of a number of 5000 digits
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of a number of 5000 digits
         raise UserError(f"{file}: not valid JSON ({error}); download the file again") from None
 
 
 def entry(record: Any, key: str, kind: type | tuple[type, ...], source: Path | str) -> Any:
-    """``record[key]``, checked.
+    """Returns ``record[key]``, checked.
 
     Raises:
-        UserError: if ``record`` is no object, lacks the key, or holds something that is no ``kind`` there.
+        UserError: if ``record`` is not an object, lacks the key, or the value is not a ``kind``.
     """
     if not isinstance(record, dict) or key not in record:
         raise UserError(f"{source}: an entry lacks the key '{key}'; download the file again")
     value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):  # to Python true is a whole number
+    if not isinstance(value, kind) or isinstance(value, bool):  # in Python a bool is an int
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise UserError(
             f"{source}: '{key}' must be {' or '.join(JSON_NAMES[one] for one in kinds)}, got {str(value)[:60]!r}; "
             "download the file again"
         )
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{source}: '{key}' must be text, got half a character in {value[:60]!r}; download it again")
+        raise UserError(
+            f"{source}: '{key}' must be text, got half a surrogate pair in {value[:60]!r}; download it again"
+        )
     return value
 
 
 def texts(record: Any, key: str, source: Path | str) -> list[str]:
-    """``record[key]``, a list of strings.
+    """Returns ``record[key]``, a list of strings.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is anything else.
     """
     values = entry(record, key, list, source)
     if not all(isinstance(value, str) for value in values):
@@ -70,7 +72,7 @@ def texts(record: Any, key: str, source: Path | str) -> list[str]:
 
 
 def frame_names(record: Any, source: Path | str) -> list[str]:
-    """``record["frames"]``: at least one name, none twice, in the file's own order.
+    """Returns ``record["frames"]``: at least one name, no name twice, in the order of the file.
 
     Raises:
         UserError: if it is anything else.
@@ -85,22 +87,22 @@ def frame_names(record: Any, source: Path | str) -> list[str]:
 
 
 def plain_name(name: str, source: Path | str) -> str:
-    """``name``, which files or folders will be called by.
+    """Checks that files or folders can have this name; returns it.
 
     Raises:
-        UserError: if none can be, or it would lead out of its folder.
+        UserError: if it is not a valid file name, or would lead out of its folder.
     """
     is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
     if not is_plain or len(name.encode()) > LONGEST_NAME:
-        raise UserError(f"{source}: must be named as files can be, got {name[:60]!r}; download the file again")
+        raise UserError(f"{source}: is not a valid file name, got {name[:60]!r}; download the file again")
     return name
 
 
 def each_row(read: Callable[[Any, int], Row | None], rows: list[Any], faults: list[UserError] | None) -> list[Row]:
-    """What ``read`` makes of each row and its place, without those of which it makes None.
+    """Calls ``read(row, index)`` for each row; returns the results that are not None.
 
     Args:
-        faults: gets what is wrong with rows, which are then left out; None raises the first.
+        faults: collects the errors of rows, which are then left out; if None, the first error is raised.
     """
     made = []
     for number, row in enumerate(rows):
@@ -113,14 +115,14 @@ def each_row(read: Callable[[Any, int], Row | None], rows: list[Any], faults: li
     return [one for one in made if one is not None]
 
 
-@functools.cache  # many expressions share one
+@functools.cache  # many expressions share the result
 def numbered_frames(count: int) -> tuple[str, ...]:
-    """The names of frames numbered from 00001, as A2D and JHMDB have them."""
+    """Returns the names of ``count`` frames numbered from 00001, as in A2D and JHMDB."""
     return tuple(f"{number:05d}" for number in range(1, count + 1))
 
 
 class DuplicateKeyError(UserError):
-    """A JSON object names a key twice."""
+    """A JSON object has a key twice."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,13 +135,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_videos(file: Path, flag: str) -> dict[str, Any]:
-    """The records of the videos, by video id.
+    """Reads the records of the videos, by video id.
 
     Args:
-        flag: the option that led here, with its value, for messages.
+        flag: the flag that named the dataset, with its value, for errors.
 
     Raises:
-        UserError: if the file is missing, damaged, or names a video as no folder can be.
+        UserError: if the file is missing or damaged, or a video id is not a valid folder name.
     """
     videos: dict[str, Any] = entry(read_annotations(file, flag), "videos", dict, file)
     for video in videos:
@@ -150,14 +152,14 @@ def read_videos(file: Path, flag: str) -> dict[str, Any]:
 def video_expressions(
     video: str, record: Any, source: Path, targets: Targets, kind_key: str = "kind"
 ) -> list[Expression]:
-    """The expressions of one video, in the order of the file; their frames are sorted.
+    """Returns the expressions of one video, in the order of the file, with sorted frames.
 
     Args:
-        targets: reads the ids of an expression's targets; None where they are hidden.
-        kind_key: where the dataset labels the sort of sentence.
+        targets: reads the ids of an expression's targets; returns None if the split hides them.
+        kind_key: key of the kind of expression, if the dataset has kinds.
 
     Raises:
-        UserError: if the record is not of this form.
+        UserError: if the record has another form.
     """
     place = f"{source}: {video}"
     frames = tuple(sorted(frame_names(record, place)))
@@ -178,15 +180,15 @@ def video_expressions(
 
 
 def unsorted_videos(videos: dict[str, Any]) -> tuple[str, ...]:
-    """Those of checked records whose frames do not stand in the order of their names."""
+    """Returns the videos whose frames are not listed in the order of their names; records must be checked."""
     return tuple(video for video, record in videos.items() if record["frames"] != sorted(record["frames"]))
 
 
 def one_object(fields: Any, place: str) -> tuple[str, ...] | None:
-    """The number under ``obj_id``, as text without leading zeros; None where the split hides it.
+    """Returns the number under ``obj_id``, as text without leading zeros; None if the split hides it.
 
     Raises:
-        UserError: if it is no whole number.
+        UserError: if it is not a whole number.
     """
     if "obj_id" not in fields:
         return None
@@ -197,7 +199,7 @@ def one_object(fields: Any, place: str) -> tuple[str, ...] | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a whole number from 0 on, or the decimal text of one, of at most nine digits."""
+    """Whether a JSON value is a whole number from 0, or its decimal text, of at most nine digits."""
     is_text = isinstance(value, int | str) and not isinstance(value, bool)
     return is_text and str(value).isascii() and str(value).isdecimal() and len(str(value)) <= 9
 

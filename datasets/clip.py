@@ -1,4 +1,4 @@
-"""What data hands to training: clips, and batches of them."""
+"""Clips and batches: what the data code passes to training."""
 
 import math
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class Clip:
     Attributes:
         frames: [T, 3, H, W] in [-1, 1].
         masks: [T, 1, H, W] in {0, 1}.
-        caption: the sentence, as true of the frames.
+        caption: the caption; left and right are swapped if the frames are mirrored.
         key: (video id, expression id).
-        frame_indices: position of each frame in its video; the last one repeats where the video is short.
-        num_real_frames: how many are not repeats; they come first.
+        frame_indices: index of each frame in its video; the last one repeats if the video is short.
+        num_real_frames: number of frames that are not repeats; they come first.
         source_size: (H, W) in pixels of the file.
-        seed: of the draws that training makes for this sample: timestep, posterior noise.
-        was_recentred: the drawn crop had lost the object and was moved back onto it.
+        seed: random seed of what training draws for this sample: timestep and posterior noise.
+        was_recentred: the random crop had lost the object and was moved back onto it.
     """
 
     frames: Tensor
@@ -45,7 +45,7 @@ class ClipBatch:
         frames: [B, 3, T, H, W] in [-1, 1].
         masks: [B, 1, T, H, W] in {0, 1}.
         captions, keys, seeds, num_real_frames: of each clip.
-        num_recentred: how many crops had lost their object.
+        num_recentred: number of crops that had lost their object.
     """
 
     frames: Tensor
@@ -71,9 +71,9 @@ def collate(clips: list[Clip]) -> ClipBatch:
 
 
 def empty_to_send(*shape: int) -> Tensor:
-    """Float32 memory for what a loader hands out.
+    """Allocates float32 memory for what a loader returns.
 
-    In a worker it is memory that the main process will see: a clip, 100 MB at 480p, is not copied on its way.
+    In a worker it is shared memory: a clip, 100 MB at 480p, is then not copied on its way to the main process.
 
     Raises:
         UserError: if shared memory is full.
@@ -91,7 +91,7 @@ def empty_to_send(*shape: int) -> Tensor:
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
-    """A batch axis in front; a single clip is not copied."""
+    """Adds a batch axis in front; does not copy a single clip."""
     if len(tensors) == 1:
         return tensors[0][None].contiguous()
     return torch.stack(tensors, out=empty_to_send(len(tensors), *tensors[0].shape))

@@ -1,6 +1,6 @@
-"""Clips of referring video datasets: choose frames, read, transform, hand out. One path for all of them.
+"""Clips of referring video datasets: chooses frames, reads, transforms. One path for all datasets.
 
-Every draw of a sample depends on (seed, epoch, item) alone, never on the process that makes it.
+What is drawn for a sample depends on (seed, epoch, item) only, never on the process that draws.
 """
 
 from collections.abc import Hashable, Iterator
@@ -32,7 +32,7 @@ from datasets.transforms import (
     to_values,
 )
 
-# Streams of draws, so that one more draw in one changes nothing in the others.
+# Streams of random numbers: one more draw in one stream does not change the others.
 ITEMS, SHAPE, FRAMES, PLACE, PIXELS, STEP = range(6)
 Masks = NDArray[np.bool_]
 
@@ -42,10 +42,10 @@ class ClipOptions:
     """How clips are made.
 
     Attributes:
-        num_frames: T of videos and pseudo-videos.
-        box: into which size.
+        num_frames: frames per clip of videos and pseudo-videos.
+        box: box into which frames are fitted.
         sampling: ``sparse``, ``dense`` or ``mixed``.
-        no_target_prob: probability with which an epoch keeps an expression that means nothing in its video.
+        no_target_prob: probability that an epoch keeps an expression without a target in its video.
     """
 
     num_frames: int
@@ -58,10 +58,10 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Item:
-    """A training item: every ``num_frames``-th frame of every expression is one.
+    """A training item. Every ``num_frames``-th frame of every expression makes one.
 
     Attributes:
-        source: number of its source.
+        source: index of its source.
     """
 
     source: int
@@ -70,7 +70,7 @@ class Item:
 
 
 class ReferringClips(Dataset[Clip]):
-    """The clips of some sources; indexed by (epoch, item)."""
+    """The clips of some sources, indexed by (epoch, item)."""
 
     def __init__(self, sources: list[Source], options: ClipOptions) -> None:
         self.sources = sources
@@ -88,7 +88,7 @@ class ReferringClips(Dataset[Clip]):
         return len(self.items)
 
     def items_of(self, epoch: int) -> list[int]:
-        """The items that an epoch visits: by the weights of their sources, and ``no_target_prob``."""
+        """Returns the items that an epoch visits, by the weights of their sources and ``no_target_prob``."""
         draws = np.random.default_rng([self.options.seed, epoch, ITEMS]).random((len(self.items), 2))
         chosen: list[int] = []
         for number, item in enumerate(self.items):
@@ -99,7 +99,7 @@ class ReferringClips(Dataset[Clip]):
         return chosen
 
     def bucket_of(self, key: Key) -> Hashable:
-        """What clips of one batch share: the number of frames and the size."""
+        """Returns what all clips of a batch share: number of frames and size."""
         item = self.items[key[1]]
         return self._num_frames(item), self._shape(key, item).size
 
@@ -129,7 +129,7 @@ class ReferringClips(Dataset[Clip]):
         )
 
     def captions(self) -> Iterator[str]:
-        """Every caption that a clip may have, mirrored ones included."""
+        """Returns every caption that a clip may have, mirrored ones included."""
         for expression in dict.fromkeys(item.expression for item in self.items):
             yield expression.caption
             mirrored = mirrored_caption(expression.caption)
@@ -137,11 +137,11 @@ class ReferringClips(Dataset[Clip]):
                 yield mirrored
 
     def step_seed(self, key: Key) -> int:
-        """The seed of the draws that training makes for a sample."""
+        """Returns the random seed of what training draws for a sample."""
         return int(self._rng(key, STEP).integers(1 << 62))
 
     def source_size(self, item: Item) -> tuple[int, int]:
-        """(H, W) in pixels of an item's files; read from the first of them, once a video."""
+        """Returns (H, W) in pixels of an item's files; reads it once per video."""
         place = item.source, item.expression.video
         if place not in self._sizes:
             self._sizes[place] = self.sources[item.source].split.source_size(item.expression)
@@ -150,18 +150,18 @@ class ReferringClips(Dataset[Clip]):
     # -- without draws, for caches of latents --------------------------------------------------------------------
 
     def fixed_indices(self, item: Item) -> list[int]:
-        """Consecutive frames from an item's anchor."""
+        """Returns consecutive frame indices from an item's anchor."""
         return dense_indices(item.anchor, self._num_frames(item), len(item.expression.frames))
 
     def fixed_frames(self, item: Item) -> Tensor:
-        """The whole of those frames, [T, 3, h, w] in [-1, 1]."""
+        """Returns these frames, uncropped, [T, 3, h, w] in [-1, 1]."""
         geometry, size = self._whole(item)
         indices = self.fixed_indices(item)
         files = self.sources[item.source].split.iter_frames(item.expression, indices, geometry.decoded_size(size))
         return to_values(geometry.move_frames(files, len(indices), size))
 
     def fixed_masks(self, item: Item) -> Tensor:
-        """The masks of those frames, [T, 1, h, w] in {0, 1}."""
+        """Returns the masks of these frames, [T, 1, h, w] in {0, 1}."""
         geometry, size = self._whole(item)
         return to_mask_values(geometry.move_masks(self._source_masks(item, self.fixed_indices(item), size), size))
 
@@ -186,7 +186,7 @@ class ReferringClips(Dataset[Clip]):
         )
 
     def _source_masks(self, item: Item, indices: list[int], size: tuple[int, int]) -> Masks:
-        """[len(indices), H, W] in the files' size; repeats of a frame are decoded once."""
+        """Reads masks [len(indices), H, W] at source size; decodes repeats of a frame once."""
         distinct = list(dict.fromkeys(indices))
         masks = self.sources[item.source].split.masks(item.expression, distinct, size)
         if len(distinct) == len(indices):
@@ -198,7 +198,7 @@ class ReferringClips(Dataset[Clip]):
         return draw_shape(self._rng(key, SHAPE), self.source_size(item), self.options.box, crop_prob)
 
     def _geometry(self, key: Key, item: Item, masks: Masks) -> tuple[Geometry, bool]:
-        """Where the clip is cut from the source; a crop that lost the object is moved back onto it, once."""
+        """Draws where the clip is cut from the source; moves a crop that lost the object back onto it, once."""
         rng = self._rng(key, PLACE)
         wants_mirror = rng.random() < self.options.augmentation.flip_prob
         is_mirrored = wants_mirror and mirrored_caption(item.expression.caption) is not None

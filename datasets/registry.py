@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets.split import Split
 
 VIDEO, IMAGE, PSEUDO_VIDEO = "video", "image", "pseudo_video"
-SAME_SPLIT = {"val": "valid", "valid": "val"}  # datasets use either name for it, and so do their users
+SAME_SPLIT = {"val": "valid", "valid": "val"}  # datasets and their users have both names for it
 
 Faults = list[UserError]
 
@@ -28,7 +28,7 @@ class DatasetPaths:
     Attributes:
         folders: by the name of the flag: ``mevis`` for ``--mevis_path``.
         cache_dir: for converted masks; None is beside their source.
-        video_list: the videos of a split of Refer-YouTube-VOS, one id a line; None is those of the split.
+        video_list: the videos of a split of Ref-YouTube-VOS, one id a line; None is those of the split.
     """
 
     folders: dict[str, Path]

@@ -1,4 +1,4 @@
-"""Which frames make a clip, and in which order clips are visited."""
+"""Chooses the frames of a clip, and the order in which clips are visited."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
@@ -11,18 +11,18 @@ NEIGHBOUR_DISTANCE = 3  # in frames, at most, of a sparse clip's neighbours from
 
 
 def dense_indices(start: int, num_frames: int, video_length: int, stride: int = 1) -> list[int]:
-    """``num_frames`` positions from ``start`` on, ``stride`` apart, moved back where the video ends.
+    """Returns ``num_frames`` indices from ``start`` on, ``stride`` apart, moved back if the video ends before.
 
-    A video shorter than that repeats its last frame.
+    A shorter video repeats its last frame.
     """
     start = max(0, min(start, video_length - 1 - (num_frames - 1) * stride))
     return [min(start + step * stride, video_length - 1) for step in range(num_frames)]
 
 
 def sparse_indices(rng: Generator, anchor: int, num_frames: int, video_length: int) -> list[int]:
-    """The anchor, one neighbour on each side of it, the rest from anywhere; sorted, none twice.
+    """Returns the anchor, one neighbour on each side, and the rest from the whole video; sorted and distinct.
 
-    A video shorter than ``num_frames`` gives all its frames and repeats the last.
+    A video shorter than ``num_frames`` returns all its frames and repeats the last.
 
     Source: the original's training sampler.
     """

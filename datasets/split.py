@@ -1,4 +1,4 @@
-"""The interface of dataset readers: expressions, their frames and masks, and parts of a split. Free of torch."""
+"""The interface of dataset readers: expressions, their frames and masks, and parts of a split."""
 
 import copy
 import itertools
@@ -16,16 +16,16 @@ from util.images import Frame, image_size, read_image, read_palette
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence about a video, and the objects it means.
+    """The dataset record of a caption about a video, and of the objects it means.
 
     Attributes:
         video: video id.
-        exp_id: expression id; unique within the video, the sentence need not be.
-        caption: the sentence as the dataset has it.
+        exp_id: expression id; unique within the video.
+        caption: the text as the dataset has it; captions may repeat.
         frames: frame names, sorted.
-        object_ids: annotation ids of the targets, several or none; None where the split hides them.
-        kind: the sort of sentence, where the dataset labels it.
-        annotated: positions in ``frames`` that have masks; None is all.
+        object_ids: annotation ids of the targets, several or none; None if the split hides them.
+        kind: the kind of expression, if the dataset has kinds.
+        annotated: indices in ``frames`` that have masks; None if all have.
     """
 
     video: str
@@ -38,18 +38,18 @@ class Expression:
 
     @property
     def key(self) -> tuple[str, str]:
-        """(video id, expression id): the unit of evaluation, never the text."""
+        """(video id, expression id): identifies the expression; the text does not."""
         return self.video, self.exp_id
 
     def check_annotated(self, indices: list[int]) -> None:
-        """Nothing, where every position has a mask.
+        """Checks that every index is annotated.
 
         Raises:
-            ValueError: if one has none.
+            ValueError: if one is not.
         """
         bare = [] if self.annotated is None else sorted(set(indices) - set(self.annotated))
         if bare:
-            raise ValueError(f"masks of {self.key} exist at positions {self.annotated} alone, asked for {bare}")
+            raise ValueError(f"masks of {self.key} exist only at {self.annotated}, got {bare}")
 
 
 class Split(ABC):
@@ -57,11 +57,12 @@ class Split(ABC):
 
     Attributes:
         expressions: in the order of the annotation file; keys (video id, expression id) are unique.
-        has_masks: whether this split's targets are public.
+        has_masks: whether the ground truth of this split is public.
         root: the folder of the dataset.
         source: the annotation file.
-        origin: the option that the dataset came by, with its value, for messages: ``--mevis_path DIR``.
-        unsorted_videos: videos whose frames the annotation file lists in another order than by name; ours are sorted.
+        origin: the flag that named the dataset, with its value, for errors: ``--mevis_path DIR``.
+        unsorted_videos: videos whose frames the annotation file does not list in the order of their names; ours are
+            sorted.
     """
 
     expressions: list[Expression]
@@ -73,51 +74,53 @@ class Split(ABC):
 
     @abstractmethod
     def frame_file(self, expression: Expression, index: int) -> Path:
-        """Where the picture at position ``index`` of ``expression.frames`` lies."""
+        """Returns the file of the frame at ``index`` in ``expression.frames``."""
 
     @abstractmethod
     def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """The union of the targets at some frames, [len(indices), H, W].
+        """Reads the union of the targets' masks, [len(indices), H, W].
 
         Args:
-            indices: positions in ``expression.frames``.
+            indices: indices in ``expression.frames``.
             size: (H, W) in pixels of the frames.
 
         Raises:
-            MissingFileError, MaskCountError, MaskSizeError: if there are none, too few or too many, of another size.
+            MissingFileError, MaskCountError, MaskSizeError: if masks are missing, too few or too many, or of another
+                size.
             UserError: if they are damaged.
-            ValueError: for a position without annotation, see ``Expression.annotated``.
+            ValueError: for an index without annotation, see ``Expression.annotated``.
         """
 
     def void(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_] | None:  # noqa: ARG002
-        """Pixels at some frames that count neither for nor against a prediction, [len(indices), H, W]; None is none.
+        """Returns void pixels, which count for nobody, [len(indices), H, W]; None if the dataset has none.
 
         Args:
-            indices, size: as of ``masks``.
+            indices, size: see ``masks``.
         """
         return None
 
     def source_size(self, expression: Expression) -> tuple[int, int]:
-        """(H, W) in pixels of the frames.
+        """Returns (H, W) in pixels of the frames.
 
         Raises:
-            UserError: if the first frame is missing or no image.
+            UserError: if the first frame is missing or not an image.
         """
         return image_size(self.present(self.frame_file(expression, 0)))
 
     def iter_frames(
         self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
     ) -> Iterator[Frame]:
-        """The frames at some positions, each [H, W, 3] uint8 RGB, of one size; read one by one.
+        """Yields frames, each [H, W, 3] uint8 RGB, all of one size; reads them one by one.
 
         Args:
-            at_least: (height, width) in pixels: files may be decoded at a reduced scale that is not below it.
+            at_least: (height, width) in pixels: files may be decoded at a reduced scale that is not smaller than
+                this.
 
         Raises:
-            UserError: if one is missing, damaged or of another size than the first.
+            UserError: if a frame is missing, damaged, or differs in size from the first.
         """
         first: tuple[int, ...] | None = None
-        for index, repeats in itertools.groupby(indices):  # the last frame of a short video comes several times
+        for index, repeats in itertools.groupby(indices):  # the last frame of a short video repeats
             file = self.present(self.frame_file(expression, index))
             frame = read_image(file, at_least)
             first = first or frame.shape
@@ -131,14 +134,14 @@ class Split(ABC):
     def read_frames(
         self, expression: Expression, indices: list[int], at_least: tuple[int, int] | None = None
     ) -> list[Frame]:
-        """All frames of ``iter_frames``."""
+        """Returns all frames of ``iter_frames``."""
         return list(self.iter_frames(expression, indices, at_least))
 
     def read_numbers(self, file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """[H, W] of a PNG whose values are numbers of objects or classes.
+        """Reads [H, W] object or class numbers from a PNG.
 
         Raises:
-            MissingFileError, MaskSizeError: if it is not there, or of another size than the frames, (H, W).
+            MissingFileError, MaskSizeError: if the file is missing, or differs in size from the frames, (H, W).
         """
         values = read_palette(self.present(file))
         if values.shape != size:
@@ -149,10 +152,10 @@ class Split(ABC):
         return values
 
     def present(self, file: Path) -> Path:
-        """``file`` itself.
+        """Checks that a file exists; returns it.
 
         Raises:
-            MissingFileError: if it is not there.
+            MissingFileError: if it does not.
         """
         if not file.is_file():
             raise MissingFileError(f"{self.origin}: {file} is missing; download or unpack the dataset again")
@@ -160,27 +163,27 @@ class Split(ABC):
 
 
 class MaskCountError(UserError):
-    """There are more or fewer masks than frames."""
+    """The number of masks differs from the number of frames."""
 
 
 class MaskSizeError(UserError):
-    """A mask has another size than its frame."""
+    """A mask differs in size from its frame."""
 
 
 def chosen_expressions(split: Split, limit: int | None = None, names: list[str] | None = None) -> list[Expression]:
-    """The expressions of some videos, in the order of the split.
+    """Returns the expressions of some videos, in the order of the split.
 
     Args:
-        limit: how many videos, from the first on; None is all.
-        names: only these; None is all. ``limit`` counts what they leave.
+        limit: only the first so many videos; None is no limit. Applied after ``names``.
+        names: only these videos; None is all.
 
     Raises:
-        UserError: if one of the names is no video of the split.
+        UserError: if the split has no video of such a name.
     """
     videos = list(dict.fromkeys(expression.video for expression in split.expressions))
     for name in names or ():
         if name not in videos:
-            raise UserError(f"--videos: {name[:60]!r} is no video of {split.source}{did_you_mean(name, videos)}")
+            raise UserError(f"--videos: {name[:60]!r} is not a video of {split.source}{did_you_mean(name, videos)}")
     chosen = set([video for video in videos if names is None or video in names][:limit])
     return [expression for expression in split.expressions if expression.video in chosen]
 

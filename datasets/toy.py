@@ -1,10 +1,11 @@
-"""A toy MeViS: shapes that move, and sentences that need the motion to be understood, in MeViS's layout.
+"""Writes a toy MeViS: moving shapes, and captions that need the motion to be understood, in MeViS's layout.
 
     python -m datasets.toy --out DIR [--seed 0] [--num_train 1500]
 
-Every sentence by motion has a look-alike in its video: an object of the same shape, colour, size and texture that
-moves otherwise. ``meta_expressions.json`` says the ``kind`` of each sentence and describes each video's ``objects``,
-beside the keys that MeViS has.
+Every caption about motion has a look-alike in its video: an object of the same shape, colour, size and texture that
+moves differently. Beside the keys of MeViS, ``meta_expressions.json`` has the ``kind`` of each expression and
+describes
+the ``objects`` of each video.
 """
 
 import json
@@ -39,17 +40,17 @@ MOTION_CLAUSES = {
     CIRCLES: "moving in a circle",
 }
 
-AREA = (0.05, 0.14)  # of the frame, per object
-TRAVEL = (0.28, 0.5)  # of the frame's side, from the first frame to the last
-CIRCLE_RADIUS = (0.1, 0.16)  # of the frame's side
-MIN_VISIBLE = 0.5  # of an object's pixels, averaged over the frames: more hidden is not a fair target
+AREA = (0.05, 0.14)  # share of the frame, per object
+TRAVEL = (0.28, 0.5)  # shares of the frame's side, from first to last frame
+CIRCLE_RADIUS = (0.1, 0.16)  # share of the frame's side
+MIN_VISIBLE = 0.5  # smallest visible share of a target, averaged over the frames
 SUPERSAMPLING = 4
-MAX_PER_KIND = 2  # sentences of one kind in a video
+MAX_PER_KIND = 2  # most captions of one kind in a video
 
 
 @dataclass(frozen=True)
 class Look:
-    """What an object looks like; twins share it. ``area`` is a share of the frame, ``texture`` a seed."""
+    """The look of an object; twins share it. ``area`` is a share of the frame, ``texture`` a random seed."""
 
     shape: str
     colour: str
@@ -59,7 +60,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its look, how it moves, and its centre in each frame, [T, 2] as (x, y) in shares of the frame."""
+    """An object: its look, its motion, and its centre in each frame, [T, 2] as (x, y) in shares of the frame."""
 
     look: Look
     motion: str
@@ -77,7 +78,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Video:
-    """Frames [T, H, W, 3] uint8, visible masks [N, T, H, W] of its N objects, and sentences about them."""
+    """Frames [T, H, W, 3] uint8, visible masks [N, T, H, W] of the N objects, and captions about them."""
 
     frames: NDArray[np.uint8]
     masks: NDArray[np.bool_]
@@ -101,7 +102,7 @@ def make_video(rng: Generator, size: int = 64, num_frames: int = 9) -> Video:
 
 
 def _draw_things(rng: Generator, num_frames: int) -> list[Thing]:
-    """Two to four objects; mostly the second is the twin of the first."""
+    """Draws two to four objects; mostly the second is the twin of the first."""
     num_things = int(rng.integers(2, 5))
     looks = [_draw_look(rng) for _ in range(num_things)]
     motions = [str(rng.choice(MOTIONS)) for _ in range(num_things)]
@@ -133,7 +134,7 @@ def _draw_path(rng: Generator, motion: str, num_frames: int) -> NDArray[np.float
         way = np.where(time < turn, time / turn, (1 - time) / (1 - turn))
         return centre + heading * (travel * 0.9 * (way - 0.5))[:, None]
     heading = np.array(DIRECTIONS[motion])
-    # The middle of the way may lie near an edge: such objects enter or leave.
+    # The middle of the path may lie near an edge: such objects enter or leave.
     return centre + heading * (travel * (time - 0.5))[:, None]
 
 
@@ -143,7 +144,7 @@ def _draw_path(rng: Generator, motion: str, num_frames: int) -> NDArray[np.float
 def _render(
     things: list[Thing], rng: Generator, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float64]]:
-    """Frames, visible masks, and for each object the share of its pixels that is seen, averaged over the frames."""
+    """Returns frames, visible masks, and the visible share of each object's pixels, averaged over the frames."""
     background = _texture(rng, size, cells=6) * 22 + rng.uniform(70, 150, 3)
     num_frames = len(things[0].path)
     frames = np.empty((num_frames, size, size, 3), np.uint8)
@@ -152,7 +153,7 @@ def _render(
     skins = [_skin(thing.look, size) for thing in things]
     for time in range(num_frames):
         picture = background.copy()
-        for index, thing in enumerate(things):  # later objects lie in front
+        for index, thing in enumerate(things):  # later objects are in front
             centre = thing.path[time] * size
             cover = _cover(thing.look, centre, size)
             picture += cover[..., None] * (_moved(skins[index], centre, size) - picture)
@@ -165,12 +166,12 @@ def _render(
 
 
 def _texture(rng: Generator, size: int, cells: int) -> NDArray[np.float64]:
-    """Smooth noise of unit scale, [size, size, 3]."""
+    """Returns smooth noise of unit scale, [size, size, 3]."""
     return cv2.resize(rng.normal(0, 1, (cells, cells, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _skin(look: Look, size: int) -> NDArray[np.float64]:
-    """The colour and texture that an object carries along, [size, size, 3] with its centre in the middle."""
+    """Returns colour and texture of an object, [size, size, 3], centred."""
     rng = np.random.default_rng(look.texture)
     stripes = np.sin(np.arange(size) * 2 * np.pi / (size * rng.uniform(0.08, 0.16)))[:, None, None]
     if rng.random() < 0.5:
@@ -184,7 +185,7 @@ def _moved(skin: NDArray[np.float64], centre: NDArray[np.float64], size: int) ->
 
 
 def _cover(look: Look, centre: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """How much of each pixel the object covers, [size, size] in [0, 1]."""
+    """Returns the share of each pixel that the object covers, [size, size] in [0, 1]."""
     fine = size * SUPERSAMPLING
     canvas = np.zeros((fine, fine), np.uint8)
     area = look.area * fine * fine
@@ -207,7 +208,7 @@ def _cover(look: Look, centre: NDArray[np.float64], size: int) -> NDArray[np.flo
 
 
 def _sentences(things: list[Thing]) -> Iterator[Sentence]:
-    """Every true sentence about the objects, each naming exactly its targets."""
+    """Yields every true caption about the objects, each with exactly its targets."""
     indices = range(len(things))
     nouns = {"object": list(indices)} | {
         shape: [index for index in indices if things[index].look.shape == shape] for shape in SHAPES
@@ -244,12 +245,12 @@ def _several_sentences(things: list[Thing], noun: str, named: list[int]) -> Iter
 
 
 def _has_look_alike(things: list[Thing], index: int, targets: list[int] | tuple[int, ...]) -> bool:
-    """Whether an object that is no target looks exactly like this one."""
+    """Whether an object that is not a target looks exactly like this one."""
     return any(other not in targets and things[other].look == things[index].look for other in range(len(things)))
 
 
 def _relation_sentences(things: list[Thing], nouns: dict[str, list[int]]) -> Iterator[Sentence]:
-    """``the A left of the B`` for the only B, where one A is on that side throughout and no other A ever is."""
+    """Yields ``the A left of the B``: there is one B, and exactly one A is on that side in every frame."""
     for axis, sign, words in ((0, -1, "left of"), (0, 1, "right of"), (1, -1, "above"), (1, 1, "below")):
         for anchor_shape in SHAPES:
             if len(nouns[anchor_shape]) != 1:
@@ -267,7 +268,7 @@ def _relation_sentences(things: list[Thing], nouns: dict[str, list[int]]) -> Ite
 
 
 def _choose(rng: Generator, sentences: list[Sentence]) -> list[Sentence]:
-    """At most two of each kind, no caption twice."""
+    """Chooses at most two captions of each kind, no caption twice."""
     order = rng.permutation(len(sentences))
     chosen: dict[str, Sentence] = {}
     count: dict[str, int] = {}
@@ -285,8 +286,8 @@ def write_split(folder: Path, videos: Iterator[Video], num_videos: int, with_mas
     """Writes one split in MeViS's layout.
 
     Args:
-        folder: ``train``, ``valid_u`` or ``valid``, made here.
-        with_masks: write ``mask_dict.json`` and the targets; without them the expressions hold ``exp`` alone.
+        folder: ``train``, ``valid_u`` or ``valid``; created here.
+        with_masks: write ``mask_dict.json`` and the targets; otherwise expressions hold only ``exp``.
     """
     meta: dict[str, Any] = {}
     mask_dict: dict[str, Any] = {}
@@ -330,7 +331,7 @@ def _write_frames(folder: Path, names: list[str], frames: NDArray[np.uint8]) -> 
 
 
 def _videos(seed: int, split: int, size: int, num_frames: int) -> Iterator[Video]:
-    """Endless; video n of a split is the same whatever the number of videos."""
+    """Yields videos without end; video n of a split does not depend on the number of videos."""
     number = 0
     while True:
         yield make_video(np.random.default_rng([seed, split, number]), size, num_frames)

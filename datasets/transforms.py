@@ -1,7 +1,8 @@
-"""What happens to the pixels of a clip: numbers drawn once, then applied alike to every frame and mask.
+"""Transforms the pixels of a clip: random numbers are drawn once, then applied to every frame and mask alike.
 
-Sizes are shares of the source, so that the same draws serve any model's box: the recipe of the original (short side to
-400, 500 or 600, a crop of 384 to 600 pixels, then to 480) is written below relative to its 480.
+Sizes are shares of the source, so the same draws fit the box of any model. The original's recipe (short side to 400,
+500
+or 600, a crop of 384 to 600 pixels, then to 480) is written relative to its 480.
 """
 
 import math
@@ -24,22 +25,24 @@ from util.images import Frame, fit_size
 Size = tuple[int, int]  # (height, width) in pixels
 Pixel = TypeVar("Pixel", np.uint8, np.bool_)
 
-SHORT_SIDES = (400, 500, 600)  # to which the source is resized before it is cropped
+SHORT_SIDES = (400, 500, 600)  # short sides to which the source is resized before the crop
 CROP_SIDES = (384, 600)
-# Width over height of crops. Few, so that crops of one size meet in a batch; the nearest to the drawn one is taken.
+# Width over height of crops; the nearest to the drawn one is used. Few, so that batches find crops of one size.
 CROP_ASPECTS = (2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
-VALUES = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)  # of the pixels' levels
-ALIGNMENT = 8  # of crops, in source pixels: a JPEG decoded at 1/2, 1/4 or 1/8 is cropped at the same place
+VALUES = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)  # pixel levels
+ALIGNMENT = 8  # multiple of crops, in source pixels: a JPEG decoded at 1/2, 1/4 or 1/8 is cropped at the same place
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which draws are made.
+    """Which augmentations are drawn.
 
     Attributes:
         crop_prob: probability of a crop instead of the whole frame.
-        flip_prob: probability of mirroring, where the caption allows it.
-        jitter: of brightness, contrast and saturation, as a share; 0 is none. Never of hue: sentences name colours.
+        flip_prob: probability of mirroring, if the caption allows it.
+        jitter: largest relative change of brightness, contrast and saturation; 0 is none. Hue never changes: captions
+            name
+            colours.
     """
 
     crop_prob: float = 0.5
@@ -54,7 +57,7 @@ NO_AUGMENTATION = Augmentation(0, 0, 0)
 class Box:
     """The size into which frames are fitted: short and long side in pixels, and the multiple each side is floored to.
 
-    Portrait frames take the box upright.
+    Portrait frames use the box upright.
     """
 
     short_side: int
@@ -62,7 +65,7 @@ class Box:
     multiple: int
 
     def size_for(self, height: float, width: float) -> Size:
-        """The clip's size for frames, or a crop, of some size or ratio."""
+        """Returns the clip's size for frames or a crop of some size."""
         box = (self.short_side, self.long_side) if width >= height else (self.long_side, self.short_side)
         # Whole numbers, so that equal ratios give equal sizes.
         return fit_size(round(height * 1000), round(width * 1000), *box, self.multiple)
@@ -70,7 +73,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a part of the source is seen, and at which size: all that a batch must know beforehand.
+    """Size of the crop and of the clip: all that a batch must know beforehand.
 
     Attributes:
         crop: (height, width) in source pixels; None is the whole frame.
@@ -83,7 +86,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of the source becomes the clip, at which size, mirrored or not."""
+    """The region of the source that becomes the clip, the clip's size, and whether it is mirrored."""
 
     top: int
     left: int
@@ -93,7 +96,7 @@ class Geometry:
     is_mirrored: bool
 
     def decoded_size(self, source: Size) -> Size:
-        """At which size, at least, the whole source must be decoded so that nothing is enlarged that need not be."""
+        """Returns the smallest size at which the source may be decoded so that nothing is enlarged without need."""
         return (
             math.ceil(source[0] * self.size[0] / self.height),
             math.ceil(source[1] * self.size[1] / self.width),
@@ -113,7 +116,7 @@ class Geometry:
 
     def _nearest(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = self.size
-        if mask.strides[0] < mask.strides[1]:  # column by column, as run lengths come: so it stays until it is small
+        if mask.strides[0] < mask.strides[1]:  # column by column, like run lengths, until it is resized
             return cv2.resize(mask.T, (height, width), interpolation=cv2.INTER_NEAREST_EXACT).T
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
@@ -122,7 +125,7 @@ class Geometry:
         return bool(masks[:, self.top : self.top + self.height, self.left : self.left + self.width].any())
 
     def _resized(self, frame: Frame) -> Tensor:
-        """[H, W, 3] to [1, 3, h, w]. Torch's filter is Pillow's up to one level of rounding, in a third of its time."""
+        """Resizes [H, W, 3] to [1, 3, h, w]. Torch's filter equals Pillow's up to one level, in a third of the time."""
         pixels = torch.from_numpy(np.require(frame, requirements="W")).permute(2, 0, 1)[None]
         return F.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False)
 
@@ -135,7 +138,7 @@ class Geometry:
 
 
 def draw_shape(rng: Generator, source: Size, box: Box, crop_prob: float) -> Shape:
-    """Whole frame or crop, how large, and the size it gets."""
+    """Draws whether to crop, the size of the crop, and the size of the clip."""
     is_crop = rng.random() < crop_prob
     short_side = rng.choice(SHORT_SIDES)
     sides = rng.uniform(*CROP_SIDES, 2) / short_side * min(source)  # in source pixels
@@ -149,14 +152,14 @@ def draw_shape(rng: Generator, source: Size, box: Box, crop_prob: float) -> Shap
 
 
 def draw_geometry(rng: Generator, shape: Shape, source: Size, is_mirrored: bool) -> Geometry:
-    """Where the crop lies."""
+    """Draws the position of the crop."""
     height, width = shape.crop or source
     top, left = (_place(rng, side, limit) for side, limit in zip((height, width), source, strict=True))
     return Geometry(top, left, height, width, shape.size, is_mirrored)
 
 
 def recentred(rng: Generator, geometry: Geometry, masks: NDArray[np.bool_]) -> Geometry:
-    """The same crop moved onto a pixel of the object that it lost, drawn from [T, H, W] masks that are not empty."""
+    """Moves a crop that lost the object onto a random pixel of it, from non-empty masks [T, H, W]."""
     source = (masks.shape[1], masks.shape[2])
     pixels = np.flatnonzero(masks.any(axis=0))
     row, column = divmod(int(rng.choice(pixels)), source[1])
@@ -168,7 +171,7 @@ def recentred(rng: Generator, geometry: Geometry, masks: NDArray[np.bool_]) -> G
 
 
 def _aligned(side: float, limit: int) -> int:
-    """A crop's side: a multiple of ``ALIGNMENT``, or the whole of a source that is smaller."""
+    """Rounds a crop's side to a multiple of ``ALIGNMENT``; a smaller source is used as a whole."""
     return limit if side >= limit else min(limit, max(1, round(side / ALIGNMENT)) * ALIGNMENT)
 
 
@@ -180,8 +183,8 @@ def _place(rng: Generator, side: int, limit: int) -> int:
 
 # left, right, and their compounds: leftmost, left-hand, rightwards, left-facing.
 SIDE_WORD = re.compile(r"\b(left|right)(?=(?:-?(?:most|wards?|hand(?:ed)?|sided?|facing))?(?![\w-]))", re.IGNORECASE)
-# Where a mirrored clip is another matter than a swap of the words: turning, "left" the verb, "right" the adverb. Some
-# sides are caught as well ("on the right behind the car"): such a clip is just not mirrored.
+# Here swapping words would be wrong: turning, "left" the verb, "right" the adverb. Some sides match too ("on the right
+# behind the car"): such a clip is not mirrored.
 OTHER_SENSE = re.compile(
     r"clockwise"
     r"|\b(?:who|that|which|has|have|had|it|he|she|they) left\b(?! of| side)|\bleft (?:behind|alone|over)\b"
@@ -192,10 +195,10 @@ OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"
 
 
 def mirrored_caption(caption: str) -> str | None:
-    """The caption of the mirrored clip: left and right swapped as whole words and in compounds (leftmost, left-hand).
+    """Swaps left and right in a caption, as words and in compounds (leftmost, left-hand), for a mirrored clip.
 
     Returns:
-        None where the words do not say how: "clockwise", "the man who left", "right behind the car", "leftover".
+        None if swapping would be wrong: "clockwise", "the man who left", "right behind the car", "leftover".
     """
     unknown = re.search(r"\b(?:left|right)", SIDE_WORD.sub("", caption), re.IGNORECASE)
     if unknown or OTHER_SENSE.search(caption):
@@ -205,15 +208,15 @@ def mirrored_caption(caption: str) -> str | None:
 
 # -- images as videos, and light -----------------------------------------------------------------------------------
 
-MAX_TURN = 10.0  # degrees, from the middle of the path
+MAX_TURN = 10.0  # degrees from the middle of the path
 MAX_ZOOM = 0.12
-MAX_SHIFT = 0.1  # of each side
+MAX_SHIFT = 0.1  # share of each side
 MAX_DIMMING = 0.15
 
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A smooth movement over an image that makes a video of it: [T, 2, 3] affine matrices in clip pixels, and light.
+    """A smooth camera movement over an image: [T, 2, 3] affine matrices in clip pixels, and light.
 
     ``light`` [T] multiplies the pixels.
     """
@@ -236,12 +239,12 @@ class CameraPath:
     @staticmethod
     def _moved(picture: NDArray[np.uint8], matrix: NDArray[np.float64], filter_: int) -> NDArray[np.uint8]:
         height, width = picture.shape[:2]
-        # Reflected alike in frames and masks: what the edge shows of an object is labelled as that object.
+        # Frames and masks are reflected alike, so a reflected object keeps its label.
         return cv2.warpAffine(picture, matrix, (width, height), flags=filter_, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def draw_camera_path(rng: Generator, num_frames: int, size: Size) -> CameraPath:
-    """A path through two random poses, eased in and out."""
+    """Draws a path through two random poses, with a smooth start and end."""
     height, width = size
     start, end = rng.uniform(-1, 1, (2, 5))
     ease = (1 - np.cos(np.linspace(0, np.pi, num_frames))) / 2 if num_frames > 1 else np.zeros(1)
@@ -255,7 +258,7 @@ def draw_camera_path(rng: Generator, num_frames: int, size: Size) -> CameraPath:
 
 
 def jitter(rng: Generator, frames: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast and saturation of [T, 3, h, w] uint8, each by one factor for the whole clip.
+    """Changes brightness, contrast and saturation of [T, 3, h, w] uint8, each by one factor for the whole clip.
 
     Args:
         strength: factors are drawn from 1 - strength to 1 + strength.
@@ -269,9 +272,9 @@ def jitter(rng: Generator, frames: Tensor, strength: float) -> Tensor:
 
 
 def to_values(frames: Tensor) -> Tensor:
-    """[T, 3, h, w] uint8 to float32 in [-1, 1]: mean 0.5, deviation 0.5 on [0, 1], for every dataset.
+    """Converts [T, 3, h, w] uint8 to float32 in [-1, 1]: mean 0.5, deviation 0.5 on [0, 1], for every dataset.
 
-    The axes lie in memory as a batch has them, channels first: stacking then copies nothing.
+    The memory layout is that of a batch, channels first, so stacking does not copy.
     """
     num_frames, channels, height, width = frames.shape
     values = empty_to_send(channels, num_frames, height, width)
@@ -282,7 +285,7 @@ def to_values(frames: Tensor) -> Tensor:
 
 
 def to_mask_values(masks: NDArray[np.bool_]) -> Tensor:
-    """[T, h, w] to float32 [T, 1, h, w] in {0, 1}."""
+    """Converts [T, h, w] to float32 [T, 1, h, w] in {0, 1}."""
     values = empty_to_send(len(masks), 1, *masks.shape[1:])
     values[:, 0].copy_(torch.from_numpy(np.ascontiguousarray(masks)))
     return values

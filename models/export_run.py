@@ -91,7 +91,7 @@ def export_pipeline(
         raise UserError(
             f"--out {out}: --format pipeline writes a folder; use another name, or --format reference for a file"
         )
-    if trained.part == "vae" and vae_ckpt is not None:
+    if trained.network == "vae" and vae_ckpt is not None:
         raise UserError("--vae_ckpt: the run trained the VAE, which is exported; leave the flag out")
     sources = _sources(trained, wan_path, vae_ckpt)
     with new_folders(out.parent, [out.name]) as staging:
@@ -112,7 +112,7 @@ def _sources(trained: TrainedWeights, wan_path: str | None, vae_ckpt: str | None
         "dit_ckpt": given["dit_ckpt"],
         "vae_ckpt": vae_ckpt or given["vae_ckpt"],
     }
-    if trained.part == "vae":  # --weights of the run chose among those of its --dit_ckpt
+    if trained.network == "vae":  # --weights of the run chose among those of its --dit_ckpt
         return {**sources, "vae_ckpt": str(trained.folder), "weights": trained.options.get("weights", "auto")}
     return {**sources, "dit_ckpt": str(trained.folder)}
 
@@ -139,7 +139,7 @@ def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = to
             f"--format reference: cannot express objective {objective}; the file would be read as {FLOW}; "
             "use --format pipeline"
         )
-    load, prefix = (load_vae, VAE_PREFIX) if trained.part == "vae" else (load_dit, "")
+    load, prefix = (load_vae, VAE_PREFIX) if trained.network == "vae" else (load_dit, "")
     with new_folders(out.parent, [out.name]) as staging:
         network = load(config, weights, dtype)
         model = {prefix + name: tensor for name, tensor in network.state_dict().items()}
@@ -155,7 +155,7 @@ def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], obje
         objective: what the DiT predicts; see ``models.objectives``.
         dtype: number format of the weights.
     """
-    kind = "averaged (EMA)" if trained.averaged else "raw"
+    kind = "averaged (EMA)" if trained.is_ema else "raw"
     weights = f"The {kind} weights after step {trained.step}"
     wan = sources["wan_path"]
     origins = {
@@ -164,7 +164,7 @@ def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], obje
         "text_encoder, tokenizer": wan,
     }
     rows = {part: f"`{_without_folders(path)}`" for part, path in origins.items()}
-    rows[trained.part] = f"training, see below: {kind} weights after step {trained.step}"
+    rows[trained.network] = f"training, see below: {kind} weights after step {trained.step}"
     options = {option: _without_folders(value) for option, value in trained.options.items()}
     return CARD.format(
         name=name,

@@ -33,8 +33,8 @@ from models.vae_layers import use_fast_layers
 from util.errors import MissingFileError, UserError
 from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
-from util.run_folder import averaged_name, latest_checkpoint
-from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_sharded_folder, read_state_dict
+from util.run_folder import ema_name, latest_checkpoint
+from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_saved_folder, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def _component_weights(
     """Returns the state dict and config of one network: from the checkpoint if one is given, else from the folder."""
     config = read_json(folder / part / "config.json")
     if ckpt is None:
-        return read_sharded_folder(folder / part, f"--wan_path {folder}"), config
+        return read_saved_folder(folder / part, f"--wan_path {folder}"), config
     path, source = Path(ckpt), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
@@ -202,7 +202,7 @@ def read_saved_network(folder: Path, source: str) -> tuple[StateDict, dict[str, 
         base = config.pop(BASE_ENTRY, None)
         config.pop(RANK_ENTRY, None)
         return _read_adapted(folder, base, source), config
-    return read_sharded_folder(folder, source), config
+    return read_saved_folder(folder, source), config
 
 
 def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
@@ -220,7 +220,7 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
 
 def _network_folder(path: Path, part: str, source: str, weights: str) -> Path:
     """Finds the weights of a network in a saved pipeline, a training checkpoint, or a folder of the network itself."""
-    averaged = path / averaged_name(part)
+    averaged = path / ema_name(part)
     if averaged.is_dir() and weights != "model":
         return averaged
     if weights == "ema":

@@ -1,4 +1,4 @@
-"""Functions that worker processes of tests run. Free of torch."""
+"""Functions that worker processes of tests run."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Errors a user can fix, and how a script reports them: one line, no stack trace."""
+"""Errors that a user can fix, and how a program reports them: one line, no traceback."""
 
 import contextlib
 import difflib
@@ -12,31 +12,30 @@ class UserError(ValueError):
 
 
 class TooLittleMemoryError(UserError):
-    """The memory, of the GPU or the machine, does not hold what was asked for; less may fit."""
+    """The memory of the GPU or the machine is too small for this run; smaller settings may fit."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that the user named, or that a named folder must hold, is not there."""
+    """A file or folder does not exist that the user named, or that a named folder must hold."""
 
-    # OSError formats its arguments as (errno, text); ours is one sentence.
+    # OSError formats its arguments as (errno, text); ours is one line.
     __str__ = Exception.__str__
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'num_frames'?"`` for the nearest of ``known``, or an empty string."""
+    """Returns ``"; did you mean 'num_frames'?"`` with the nearest of ``known``, or an empty string."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
 @contextlib.contextmanager
 def exit_on_user_error(program: str) -> Iterator[None]:
-    """Ends the process with one line on stderr for what a user can fix; bugs keep their traceback.
+    """Ends the process with one line on stderr for errors that a user can fix; other errors keep their traceback.
 
-    Exit codes: 1 for a ``UserError`` or an error of the operating system (disk full, permission),
-    130 after Ctrl-C.
+    Exit codes: 1 for a ``UserError`` or an error of the operating system (disk full, permission), 130 after Ctrl-C.
     """
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is cleaned up
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that context managers clean up
     try:
         yield
     except (UserError, OSError) as error:
@@ -48,6 +47,8 @@ def exit_on_user_error(program: str) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     lines = str(error).splitlines()
-    if any(line.startswith("Original Traceback") for line in lines):  # of a loader's worker, as torch hands it on
+    if any(
+        line.startswith("Original Traceback") for line in lines
+    ):  # torch passes errors of loader workers on like this
         lines = [lines[-1].partition(": ")[2]]
     return " ".join(" ".join(lines).split())

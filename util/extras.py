@@ -1,4 +1,4 @@
-"""Packages that one dataset alone needs."""
+"""Imports packages that only one dataset needs."""
 
 import importlib
 from typing import Any
@@ -7,10 +7,10 @@ from util.errors import UserError
 
 
 def extra_module(name: str, purpose: str) -> Any:
-    """A module of a package that requirements.txt leaves out.
+    """Imports a module of a package that requirements.txt leaves out.
 
     Args:
-        purpose: what needs it, for the message.
+        purpose: what needs it, for the error.
 
     Raises:
         UserError: if the package is not installed.
@@ -19,4 +19,6 @@ def extra_module(name: str, purpose: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.split(".", maxsplit=1)[0]
-        raise UserError(f"{purpose} needs the package {package}, which is absent; pip install {package}") from None
+        raise UserError(
+            f"{purpose} needs the package {package}, which is not installed; run: pip install {package}"
+        ) from None

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all: written beside their place, renamed at the end."""
+"""Writes results whole or not at all: under another name first, renamed at the end."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ from util.errors import MissingFileError, UserError
 
 @contextlib.contextmanager
 def staged_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A folder ``.<name>.partial-<pid>`` in ``parent``, gone at the end with whatever was not moved out of it.
+    """Yields a folder ``.<name>.partial-<pid>`` in ``parent``; removes it at the end with everything still in it.
 
-    ``parent`` is made if absent, and removed again if the block fails and nothing else is in it.
+    Creates ``parent`` if needed, and removes it again if the block fails and nothing else is in it.
 
     Raises:
-        UserError: if the folder cannot be made, before any work is done.
+        UserError: if the folder cannot be created, before any work is done.
     """
     made = missing_folders(parent)
     staging = parent / f".{name}.partial-{os.getpid()}"
@@ -38,12 +38,12 @@ def staged_folder(parent: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folders(out: Path, names: Sequence[str]) -> Iterator[Path]:
-    """A folder to make the folders ``names`` in; at the end of the block they move into ``out``, all or none.
+    """Yields a folder in which to create ``names``; at the end of the block these move into ``out``, all or none.
 
-    ``out`` may hold other things already.
+    ``out`` may hold other files already.
 
     Raises:
-        UserError: if it holds one of ``names``, or cannot be written.
+        UserError: if ``out`` holds one of ``names``, or cannot be written.
     """
     for name in names:
         if os.path.lexists(out / name):
@@ -61,13 +61,15 @@ def new_folders(out: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes ``target`` the same file as ``source``, or a copy of it where the disk has no hard links.
+    """Hard-links ``target`` to ``source``, or copies the file if the disk has no hard links.
 
     Raises:
-        OSError: if neither can be done.
+        OSError: if neither works.
     """
     try:
-        os.link(source.resolve(), target)  # of a symbolic link the file: a link to a link may lead nowhere from there
+        os.link(
+            source.resolve(), target
+        )  # the file behind a symbolic link: a relative link may point nowhere from the new folder
     except FileExistsError:
         raise
     except OSError:
@@ -75,7 +77,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def move_over(source: Path, target: Path) -> None:
-    """Renames ``source`` to ``target``; a folder or file already there is replaced."""
+    """Renames ``source`` to ``target``; replaces a folder or file that is there."""
     if not target.is_dir() and not source.is_dir():
         source.replace(target)
         return
@@ -90,26 +92,26 @@ def move_over(source: Path, target: Path) -> None:
 
 
 def missing_folders(path: Path) -> list[Path]:
-    """``path`` and those of its parents that do not exist, innermost first."""
+    """Returns ``path`` and its parents that do not exist, innermost first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Removes those folders that hold nothing, innermost first."""
+    """Removes those folders that are empty, innermost first."""
     for folder in folders:
-        with contextlib.suppress(OSError):  # not empty: something was delivered
+        with contextlib.suppress(OSError):  # not empty: it holds results
             folder.rmdir()
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Writes a UTF-8 file beside its place and renames it: a reader never sees half of it."""
+    """Writes a UTF-8 file under another name and renames it: readers never see half of it."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Reads a JSON object from a file.
 
     Raises:
         UserError: if the file is missing or holds no JSON object.

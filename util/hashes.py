@@ -10,7 +10,7 @@ SAMPLE_EVERY, SAMPLE_BYTES = 8 << 20, 64 << 10
 
 
 def sha256_of(files: tuple[Path, ...], stop: threading.Event | None = None) -> str:
-    """Hexadecimal SHA-256 over the bytes of the files, in the order given; of fewer once ``stop`` is set."""
+    """Returns the hexadecimal SHA-256 of the bytes of the files, in this order; stops early once ``stop`` is set."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -20,10 +20,11 @@ def sha256_of(files: tuple[Path, ...], stop: threading.Event | None = None) -> s
 
 
 def fingerprint(files: tuple[Path, ...]) -> str:
-    """Tells weight files from others without reading them whole: gigabytes would take a minute at every start.
+    """Identifies weight files without reading them whole, which would take a minute for gigabytes.
 
-    Hashed are, of each file, its size, its first and last 8 MiB, and 64 KiB every 8 MiB between: of a block of the
-    DiT, 90 MB, a dozen places, so training cannot leave all of them as they were.
+    Hashes of each file its size, its first and last 8 MiB, and 64 KiB every 8 MiB between. A block of the DiT, 90 MB,
+    is
+    sampled a dozen times, so training changes some of it.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -38,5 +39,5 @@ def fingerprint(files: tuple[Path, ...]) -> str:
 
 
 def hash_of(value: Any) -> str:
-    """Of what JSON can hold, and of the text of all else."""
+    """Hashes a JSON value; values of other types by their text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Masks as PNG files: writes them, and reads predictions strictly. Free of torch."""
+"""Writes masks as PNG files, and reads predicted masks strictly."""
 
 import functools
 from pathlib import Path
@@ -13,8 +13,8 @@ from util.errors import UserError
 ACCEPTED = "a PNG of one channel: grey with values 0 and 255, 1 bit, or a palette with numbers 0 and 1, or 0 and 255"
 GREY, PALETTE, BIT = "L", "P", "1"
 
-# Two grey levels in runs, alike from row to row: this is the smallest of all settings at 1080p (14 KB; zlib's level 6
-# gives 18), and takes 10 ms where the defaults take 39.
+# Masks have two grey levels in runs, similar from row to row. These settings give the smallest files at 1080p (14 KB;
+# zlib's level 6 gives 18) and take 10 ms where the defaults take 39.
 PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
@@ -22,24 +22,24 @@ PNG_OPTIONS = (
 
 
 def check_mask_file(file: Path, size: tuple[int, int], modes: tuple[str, ...] = (GREY, PALETTE, BIT)) -> None:
-    """Nothing, where the header is that of a mask; its pixels are not read.
+    """Checks the header of a mask file; does not read its pixels.
 
     Args:
         size: (H, W) in pixels.
-        modes: of Pillow, that are accepted.
+        modes: accepted modes of Pillow.
 
     Raises:
-        UserError: if it is no PNG, has colours, or another size.
+        UserError: if it is not a PNG, has colours, or another size.
     """
     with _opened(file) as image:
         _check_header(file, image, size, modes)
 
 
 def read_mask(file: Path, size: tuple[int, int], modes: tuple[str, ...] = (GREY, PALETTE, BIT)) -> NDArray[np.bool_]:
-    """[H, W] of a mask file; see ``check_mask_file``.
+    """Reads a mask file as [H, W] bool; see ``check_mask_file``.
 
     Raises:
-        UserError: likewise, if it is damaged, or has other values than ``ACCEPTED``.
+        UserError: as there, and if it is damaged or has other values than ``ACCEPTED``.
     """
     values, mode = _read(file, size, modes)
     if mode == BIT:
@@ -56,10 +56,10 @@ def read_mask(file: Path, size: tuple[int, int], modes: tuple[str, ...] = (GREY,
 
 
 def read_numbers(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W] of a file whose values are the numbers of objects.
+    """Reads [H, W] object numbers from a file.
 
     Raises:
-        UserError: if it is no PNG, damaged, has colours, or another size.
+        UserError: if it is damaged, not a PNG, has colours, or another size.
     """
     return _read(file, size, (GREY, PALETTE))[0]
 
@@ -77,7 +77,7 @@ def _opened(file: Path) -> Image.Image:
     try:
         return Image.open(file, formats=("PNG",))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: no PNG or damaged ({error}); write it again") from None
+        raise UserError(f"{file}: damaged or not a PNG ({error}); write it again") from None
 
 
 def _check_header(file: Path, image: Image.Image, size: tuple[int, int], modes: tuple[str, ...]) -> None:
@@ -108,15 +108,15 @@ def write_labels(path: Path, labels: NDArray[np.uint8]) -> None:
         OSError: if the file cannot be written.
     """
     image = Image.fromarray(labels)
-    image.putpalette(_label_colours().tobytes())  # which makes a palette image of a grey one
+    image.putpalette(_label_colours().tobytes())  # turns a grey image into a palette image
     with path.open("wb") as file:
         image.save(file, "PNG")
 
 
 @functools.cache
 def _label_colours() -> NDArray[np.uint8]:
-    """[256, 3]: the bits of a number, three by three, are the highest, second highest, ... of red, green and blue."""
-    numbers = np.arange(256)[:, None] >> np.array([0, 1, 2])  # which bit of three goes to which colour
+    """Returns [256, 3] colours: the bits of a number, three by three, become the high bits of red, green and blue."""
+    numbers = np.arange(256)[:, None] >> np.array([0, 1, 2])  # bit of each three to colour
     colours = np.zeros((256, 3), np.uint8)
     for place in range(8):
         colours |= ((numbers >> 3 * place & 1) << 7 - place).astype(np.uint8)

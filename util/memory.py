@@ -9,22 +9,24 @@ import torch
 
 from util.errors import TooLittleMemoryError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # values of glibc's malloc.h
 LARGEST = 2**31 - 1  # bytes; mallopt takes an int
-LARGEST_BEFORE_2_35 = 32 << 20  # of M_MMAP_THRESHOLD; older versions refuse more
-# Of torch on a CPU, of CUDA and of its libraries, which have no class of error for it.
+LARGEST_BEFORE_2_35 = 32 << 20  # largest M_MMAP_THRESHOLD of older versions
+# In errors of torch on a CPU, of CUDA and of its libraries, which have no class for it.
 MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def keep_freed_memory() -> None:
-    """Has malloc keep freed blocks of whatever size for those who ask next, until ``return_freed_memory``.
+    """Makes malloc keep freed blocks for later allocations, until ``return_freed_memory``.
 
-    By itself it gives blocks from 32 MiB on back to the system at once, and the next comes as new pages, each zeroed
-    at its first touch: on a CPU up to a fifth of the VAE's time at 240 x 416. To be called before there are threads.
+    Call it before threads start. By default malloc returns blocks from 32 MiB on to the system at once; the next
+    block
+    comes as new pages, each zeroed at its first use. On a CPU that takes up to a fifth of the VAE's time at 240 x
+    416.
     """
     if _is_glibc():
         libc = ctypes.CDLL(None)
-        # All threads share one heap: of those that others have of their own, the free end is never returned.
+        # One heap for all threads: the free end of other heaps is never returned.
         libc.mallopt(M_ARENA_MAX, 1)
         libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
         if not libc.mallopt(M_MMAP_THRESHOLD, LARGEST):
@@ -32,7 +34,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Hands the pages that are free back to the system, the holes between what lives on too."""
+    """Returns free pages to the system, also those between live blocks."""
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -43,7 +45,7 @@ def _is_glibc() -> bool:
 
 @contextlib.contextmanager
 def naming_what_saves_memory() -> Iterator[None]:
-    """Out of memory, of a GPU or the machine, becomes an error that says what to lower."""
+    """Turns out-of-memory errors, of a GPU or the machine, into an error that says what to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

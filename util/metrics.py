@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from util.bitmasks import Masks, Patch, Words, contours, count, count_shared, crop, num_words, pack, surroundings
+from util.bitmasks import Masks, Patch, Words, contours, count, count_shared, crop, num_words, surroundings, to_words
 
 BOUND = 0.008  # tolerance of the contour, as a share of the frame's diagonal
 
-# Frames are treated together while their bits fit the processor's nearest caches: 4 of 480p, 1 of 1080p. One by one,
-# small frames take a third longer; without a limit, large ones take half as long again.
+# Frames are processed together while their bits fit the processor's caches: 4 of 480p, 1 of 1080p. One by one, small
+# frames take a third longer; without a limit, large ones take half as long again.
 BATCH_BYTES = 1 << 18
 
 
@@ -31,11 +31,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels of each frame of one expression, [T] int64: all that J is made of.
+    """Pixel counts of each frame of an expression, [T] int64: all that J needs.
 
     Attributes:
-        predicted, true: of the masks.
-        shared: of both masks.
+        predicted, true: pixels of each mask.
+        shared: pixels of both masks.
     """
 
     predicted: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Areas:
 
     @property
     def union(self) -> NDArray[np.int64]:
-        """Of either mask."""
+        """Pixels of either mask."""
         return self.predicted + self.true - self.shared
 
     @property
@@ -55,12 +55,13 @@ class Areas:
 
 @dataclass(frozen=True)
 class Counts(Areas):
-    """With the pixels of contours, [T] int64: all that J and F are made of.
+    """Pixel counts with contours, [T] int64: all that J and F need.
 
     Attributes:
-        predicted_contour, true_contour: of their contours.
-        predicted_matched, true_matched: of the contour, those with a pixel of the other contour within
-            ceil(0.008 of the diagonal) pixels.
+        predicted_contour, true_contour: pixels of each contour.
+        predicted_matched, true_matched: contour pixels with a pixel of the other contour within ceil(0.008 of the
+            diagonal)
+            pixels.
     """
 
     predicted_contour: NDArray[np.int64]
@@ -79,22 +80,24 @@ class Counts(Areas):
 
     @property
     def score(self) -> Score:
-        """The means over the frames."""
+        """Returns the means over the frames."""
         return Score(float(np.mean(self.region_similarity)), float(np.mean(self.contour_accuracy)))
 
 
 class Prepared:
-    """Masks of one expression, ready to be compared: packed, their contours worked out once for all comparisons.
+    """Masks of an expression, prepared for comparisons: as word masks, with their contours.
 
-    Prepare what is compared more than once: the truth of two runs, the objects that are to be matched to each other.
+    Prepare masks that are compared more than once: the ground truth of two runs, objects that are matched to each
+    other.
 
     Args:
         masks: [T, H, W] bool with at least one pixel. Not kept.
-        ignore: [T, H, W] bool, pixels that count for neither J nor F (DAVIS: void): taken out of the masks before
-            anything, so their border becomes contour. Kept, to prepare what these masks are compared with.
+        ignore: [T, H, W] bool, pixels that count for neither J nor F (DAVIS: void). They are removed from the masks
+            first,
+            so their border becomes contour. Kept, to prepare the masks that these are compared with.
 
     Raises:
-        ValueError: if the masks are no such array, or ``ignore`` is not like them.
+        ValueError: if ``masks`` or ``ignore`` is not such an array, or their shapes differ.
     """
 
     def __init__(self, masks: Masks, ignore: Masks | None = None) -> None:
@@ -109,8 +112,8 @@ class Prepared:
         for first in range(0, num_frames, size):
             batch = masks[first : first + size]
             if ignore is not None:
-                batch = batch > ignore[first : first + size]  # set and not ignored
-            self.batches.append(_Batch(pack(batch), height, width))
+                batch = batch > ignore[first : first + size]  # set and not void
+            self.batches.append(_Batch(to_words(batch), height, width))
 
 
 class _Batch:
@@ -124,17 +127,17 @@ class _Batch:
 
     @cached_property
     def surroundings(self) -> Patch:
-        """Where another contour is matched."""
+        """The region where pixels of another contour match this one."""
         return surroundings(self.contour, self.radius)
 
 
 def score(prediction: Masks | Prepared, truth: Masks | Prepared, ignore: Masks | None = None) -> Score:
-    """J and F of one expression; arguments and errors are those of ``count_pixels``."""
+    """Scores one expression, J and F; arguments and errors are those of ``count_pixels``."""
     return count_pixels(prediction, truth, ignore).score
 
 
 def count_areas(prediction: Masks, truth: Masks) -> Areas:
-    """Of two [T, H, W] bool, without their contours."""
+    """Counts the pixels of two masks [T, H, W] bool, without their contours."""
     # Frame by frame: NumPy counts a whole array of bools ten times faster than along axes.
     pairs = list(zip(prediction, truth, strict=True))
     return Areas(

@@ -95,7 +95,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config", nargs="?")  # one without a value is left to the real parser's error
+        finder.add_argument("--config", nargs="?")  # without a value the real parser reports the error
         config = finder.parse_known_args(args)[0].config
         if config is not None:
             self._take_defaults_from(Path(config))

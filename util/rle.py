@@ -1,4 +1,4 @@
-"""Masks as COCO stores them: run-length encodings (RLE) and polygons. Free of torch."""
+"""Masks as COCO stores them: run-length encodings (RLE) and polygons."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-LONGEST_SIDE = 1 << 15  # pixels of a stored mask: a damaged size must not ask for all memory
+LONGEST_SIDE = 1 << 15  # longest side in pixels: a damaged size must not allocate all memory
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
-    """[H, W] bool to a compressed COCO RLE that JSON can hold; None where it is empty, as MeViS has it."""
+    """Encodes [H, W] bool as a compressed COCO RLE that JSON can hold; None if it is empty, as in MeViS."""
     if not mask.any():
         return None
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -20,10 +20,10 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any] | None:
 
 
 def decode_rle(rle: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A compressed COCO RLE, or None for nothing, to [H, W] bool; ``size`` is that of nothing.
+    """Decodes a compressed COCO RLE, or None for an empty mask of ``size``, to [H, W] bool.
 
     Raises:
-        ValueError: if it is none, or its runs do not fill its own size.
+        ValueError: if it is not an RLE, or its runs do not fill its own size.
     """
     if rle is None:
         return np.zeros(size, bool)
@@ -32,19 +32,19 @@ def decode_rle(rle: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def checked_rle(rle: Any) -> tuple[tuple[int, int], bytes]:
-    """The size (H, W) and the counts of a compressed COCO RLE.
+    """Returns the size (H, W) and the counts of a compressed COCO RLE, checked.
 
-    The C library leaves what missing runs do not fill as it found it in memory.
+    The C library leaves uninitialised memory where runs are missing.
 
     Raises:
-        ValueError: if it is none, or its runs do not fill its size.
+        ValueError: if it is not an RLE, or its runs do not fill its size.
     """
     try:
         height, width = rle["size"]
         counts = rle["counts"]
         counts = counts.encode("ascii") if isinstance(counts, str) else memoryview(counts).tobytes()
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"no compressed RLE of keys 'size' and 'counts', got {str(rle)[:60]!r}") from error
+        raise ValueError(f"not a compressed RLE with the keys 'size' and 'counts', got {str(rle)[:60]!r}") from error
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         raise ValueError(f"the size of an RLE must be two positive whole numbers, got {rle['size']}")
     if max(height, width) > LONGEST_SIDE:
@@ -55,13 +55,14 @@ def checked_rle(rle: Any) -> tuple[tuple[int, int], bytes]:
 
 
 def run_lengths(counts: bytes) -> NDArray[np.int64]:
-    """The run lengths of a compressed COCO RLE.
+    """Decodes the run lengths of a compressed COCO RLE.
 
-    Its format: numbers of 5 bits a byte, lowest first, with 48 added; bit 5 says that more bytes follow, bit 4 of the
-    last one is the sign. From the fourth number on each is the difference to the last but one.
+    The format: numbers of 5 bits per byte, lowest first, with 48 added; bit 5 says that more bytes follow, bit 4 of
+    the last
+    byte is the sign. From the fourth number on, each is the difference to the last but one.
 
     Raises:
-        ValueError: if the bytes are no such numbers, or a run is negative.
+        ValueError: if the bytes are not such numbers, or a run is negative.
     """
     bits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     last = (bits & 32) == 0
@@ -70,7 +71,7 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if lengths.max() > 7:  # 35 bits: beyond any picture; sums of more would go beyond the integer
+    if lengths.max() > 7:  # 35 bits: beyond any image; sums of larger numbers would overflow
         raise ValueError(f"a number of a compressed RLE is too long, {counts[:40]!s}")
     shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
     values = np.add.reduceat((bits & 31) << shifts, starts)
@@ -80,17 +81,17 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     if values.min() < 0:
         raise ValueError(f"a run of a compressed RLE is negative, {counts[:40]!s}")
     if values.max() > LONGEST_SIDE**2:
-        raise ValueError(f"a run of a compressed RLE is longer than any picture, {counts[:40]!s}")
+        raise ValueError(f"a run of a compressed RLE is longer than any image, {counts[:40]!s}")
     return values
 
 
 @dataclass(frozen=True)
 class CocoMask:
-    """A checked mask, not yet pixels.
+    """A checked mask, not decoded yet.
 
     Attributes:
-        size: (H, W) of the picture.
-        polygons: each [2 N] of x and y in turn; their union is the mask.
+        size: (H, W) of the image.
+        polygons: [2 N] alternating x and y each; the mask is their union.
         counts: a compressed RLE instead; None for polygons.
     """
 
@@ -99,7 +100,7 @@ class CocoMask:
     counts: bytes | None = None
 
     def decode(self) -> NDArray[np.bool_]:
-        """[H, W] bool."""
+        """Returns the mask, [H, W] bool."""
         if self.counts is not None:
             return coco_mask.decode({"size": list(self.size), "counts": self.counts}).astype(bool)
         if not self.polygons:
@@ -109,16 +110,16 @@ class CocoMask:
 
 
 def checked_mask(segmentation: Any, size: tuple[int, int]) -> CocoMask:
-    """A ``segmentation`` of COCO: a list of polygons, a compressed RLE, or one whose ``counts`` are a list.
+    """Checks a ``segmentation`` of COCO: a list of polygons, a compressed RLE, or one whose ``counts`` are a list.
 
     Args:
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Raises:
-        ValueError: if it is none of these, or does not fit the picture.
+        ValueError: if it is none of these, or does not fit the image.
     """
     if max(size) > LONGEST_SIDE:
-        raise ValueError(f"a picture must be at most {LONGEST_SIDE} pixels wide and high, got {size[1]} x {size[0]}")
+        raise ValueError(f"an image must be at most {LONGEST_SIDE} pixels wide and high, got {size[1]} x {size[0]}")
     if isinstance(segmentation, list):
         polygons = [_checked_polygon(polygon, size) for polygon in segmentation]
         if not polygons:
@@ -128,26 +129,26 @@ def checked_mask(segmentation: Any, size: tuple[int, int]) -> CocoMask:
         segmentation = _compressed(segmentation)
     own_size, counts = checked_rle(segmentation)
     if own_size != size:
-        raise ValueError(f"the size of an RLE must be that of its picture, {size}, got {own_size}")
+        raise ValueError(f"the size of an RLE must be that of its image, {size}, got {own_size}")
     return CocoMask(size, counts=counts)
 
 
 def _checked_polygon(polygon: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     if not isinstance(polygon, list) or len(polygon) < 4 or len(polygon) % 2:
         raise ValueError(f"a polygon must list x and y of its points in turn, got {str(polygon)[:60]!r}")
-    # The C library asks for memory by the length of the sides: a damaged number must not ask for all of it.
+    # The C library allocates memory by the length of the sides: a damaged number must not allocate all of it.
     limit = 2 * max(size)
     try:
         points = np.array(polygon if set(map(type, polygon)) <= {int, float} else math.nan, np.float64)
     except OverflowError:
         points = np.array(math.inf)
-    if not np.abs(points).max() <= limit:  # not for a number that is none, either
-        raise ValueError(f"a polygon must stay near its picture of {size[1]} x {size[0]}, got {str(polygon)[:60]}")
+    if not np.abs(points).max() <= limit:  # also refuses NaN
+        raise ValueError(f"a polygon must stay near its image of {size[1]} x {size[0]}, got {str(polygon)[:60]}")
     return points
 
 
 def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
-    """An RLE whose ``counts`` are the lengths of its runs, first of background, as a compressed one."""
+    """Compresses an RLE whose ``counts`` are a list of run lengths, background first."""
     size, runs = rle.get("size"), rle["counts"]
     if not isinstance(size, list) or len(size) != 2 or not all(_is_length(side) and side for side in size):
         raise ValueError(f"the size of an RLE must be two positive whole numbers, got {str(size)[:60]}")

@@ -1,11 +1,11 @@
-"""What a training run leaves in its folder: the names it is written by, and how to find weights in it again.
+"""Names in a run folder, and how to find weights in it.
 
 options.json                 resolved options, command, library versions
-step_<n>/<part>              weights of a step as the library saves them; <part> is transformer or vae
-step_<n>/<part>_ema          their running average
+step_<n>/<network>           raw weights of a step as the library saves them; <network> is transformer or vae
+step_<n>/<network>_ema       their EMA weights
 latest                       the name of the newest step
-best/<part>                  the averaged weights that validated best; best/metrics.json has their step
-validation.jsonl             one line of scores per validation, always of averaged weights
+best/<network>               the EMA weights with the best validation; best/metrics.json has their step
+validation.jsonl             one line of scores per validation, always of EMA weights
 """
 
 import json
@@ -24,7 +24,7 @@ LATEST, BEST = "latest", "best"
 OPTIONS_FILE = "options.json"
 BEST_FILE = "metrics.json"
 VALIDATION_FILE = "validation.jsonl"
-TRAINABLE_PARTS = ("transformer", "vae")
+TRAINABLE_NETWORKS = ("transformer", "vae")
 
 
 @dataclass(frozen=True)
@@ -33,45 +33,45 @@ class TrainedWeights:
 
     Attributes:
         folder: where the library saved the network.
-        part: which network: ``transformer`` or ``vae``.
+        network: which network: ``transformer`` or ``vae``.
         checkpoint: ``best`` or ``step_<n>``.
-        step: training steps done.
-        averaged: the running average, or the raw weights.
-        scores: of the run's own validation of these weights, in [0, 1]; empty where there was none.
-        options: of ``main.py``, resolved.
+        step: number of training steps.
+        is_ema: EMA weights, or raw weights.
+        scores: of the validation of these weights, in [0, 1]; empty if there was none.
+        options: resolved options of ``main.py``.
         libraries: versions by name.
     """
 
     folder: Path
-    part: str
+    network: str
     checkpoint: str
     step: int
-    averaged: bool
+    is_ema: bool
     scores: dict[str, float]
     options: dict[str, Any]
     libraries: dict[str, str]
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of a step."""
+    """Returns the folder name of a step."""
     return f"step_{step:07d}"
 
 
-def averaged_name(part: str) -> str:
-    """The folder of a network's running average."""
+def ema_name(part: str) -> str:
+    """Returns the folder name of a network's EMA weights."""
     return f"{part}_ema"
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The folders of all steps, the oldest first."""
+    """Returns the folders of all steps, oldest first."""
     return sorted((place for place in run_dir.glob("step_*") if _is_checkpoint(place)), key=_step_of)
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest step, by the run's own word; None where no run has saved one.
+    """Returns the checkpoint that ``latest`` names; None if the run has saved none.
 
     Raises:
-        UserError: if ``latest`` names a folder that is not there.
+        UserError: if ``latest`` names a folder that does not exist.
     """
     file = run_dir / LATEST
     if not file.is_file():
@@ -79,26 +79,28 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     name = file.read_text(encoding="utf-8", errors="replace").strip()
     place = run_dir / name
     if not _is_checkpoint(place):
-        raise MissingFileError(f"{file}: names {name!r}, which is not there; name a checkpoint of the run instead")
+        raise MissingFileError(f"{file}: names {name!r}, which does not exist; name a checkpoint of the run instead")
     return place
 
 
 def find_trained(run_dir: Path, checkpoint: str = LATEST, averaged: bool = True) -> TrainedWeights:
-    """The weights that ``--run``, ``--checkpoint`` and ``--weights`` mean.
+    """Finds the weights that ``--run``, ``--checkpoint`` and ``--weights`` name.
 
     Args:
         checkpoint: ``latest``, ``best`` or ``step_<n>``.
-        averaged: the running average, or the raw weights.
+        is_ema: EMA weights, or raw weights.
 
     Raises:
-        UserError: if the folder is no run, or has no such checkpoint, or not these weights of it.
+        UserError: if the folder is not a run, or lacks the checkpoint or these weights.
     """
     if not (run_dir / OPTIONS_FILE).is_file():
         raise MissingFileError(f"--run {run_dir}: no {OPTIONS_FILE} in it; give the --output_dir of a run of main.py")
     origin = read_json(run_dir / OPTIONS_FILE)
     options, libraries = origin.get("options"), origin.get("libraries")
     if not (isinstance(options, dict) and isinstance(libraries, dict)):
-        raise UserError(f"--run {run_dir}: {OPTIONS_FILE} is none of main.py's; give the --output_dir of a run of it")
+        raise UserError(
+            f"--run {run_dir}: {OPTIONS_FILE} was not written by main.py; give the --output_dir of a run of it"
+        )
     place = _find_place(run_dir, checkpoint)
     part, folder = _weights_in(place, averaged)
     step = _best_step(place) if place.name == BEST else _step_of(place)
@@ -127,31 +129,31 @@ def _find_place(run_dir: Path, checkpoint: str) -> Path:
 
 
 def _weights_in(place: Path, averaged: bool) -> tuple[str, Path]:
-    """Which network a checkpoint holds, and the folder of the weights asked for."""
+    """Returns the network that a checkpoint holds, and the folder of the weights."""
     if place.name == BEST and not averaged:
-        raise UserError(f"--weights model: {BEST} has averaged weights alone; use --weights ema, or name a step")
-    for part in TRAINABLE_PARTS:
-        folder = place / (averaged_name(part) if averaged and place.name != BEST else part)
+        raise UserError(f"--weights model: {BEST} has only EMA weights; use --weights ema, or name a step")
+    for part in TRAINABLE_NETWORKS:
+        folder = place / (ema_name(part) if averaged and place.name != BEST else part)
         if folder.is_dir():
             return part, folder
-    raise MissingFileError(f"{place}: holds no {'averaged' if averaged else 'raw'} weights; name another checkpoint")
+    raise MissingFileError(f"{place}: holds no {'EMA' if averaged else 'raw'} weights; name another checkpoint")
 
 
 def _best_step(place: Path) -> int:
     step = read_json(place / BEST_FILE).get("step")
     if not isinstance(step, int):
-        raise UserError(f"{place / BEST_FILE}: names no step; export a step by its name")
+        raise UserError(f"{place / BEST_FILE}: holds no step; name a step with --checkpoint")
     return step
 
 
 def _scores_of(file: Path, step: int) -> dict[str, float]:
-    """The last scores of a step; lines that a killed run left half written are passed over."""
+    """Returns the last scores of a step; skips lines that a killed run left incomplete."""
     scores: dict[str, float] = {}
     for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
-            logger.warning("%s: passed over a damaged line: %.40s", file, text)
+            logger.warning("%s: skipped a damaged line: %.40s", file, text)
             continue
         if line.pop("step") == step:
             scores = line

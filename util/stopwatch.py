@@ -1,4 +1,4 @@
-"""Seconds per stage of a run."""
+"""Measures the seconds of each stage of a run."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ import torch
 class Stopwatch:
     """Collects wall-clock seconds by stage name.
 
-    With a CUDA ``device`` it waits for the GPU at the end of each stage, so that the time belongs there.
+    With a CUDA ``device`` it waits for the GPU at the end of each stage, so that the time counts for that stage.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Frames from a video file or a folder of images, one at a time, and H.264 files out of frames."""
+"""Reads frames from a video file or a folder of images, one at a time; writes H.264 files."""
 
 import contextlib
 import itertools
@@ -16,21 +16,21 @@ from util.errors import MissingFileError, UserError
 from util.images import IMAGE_SUFFIXES, Frame, read_image
 
 BT709 = 1  # in FFmpeg's numbering of colour spaces, primaries and transfer curves
-TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg draws any text file as a video
+TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg reads any text file as a video
 MAX_FPS = 240  # faster clocks are time bases, not rates
-DEFAULT_FPS = Fraction(24)  # of a folder, which has no rate of its own
+DEFAULT_FPS = Fraction(24)  # of a folder, which has no rate
 # A container may announce a little more than its last frame shows; a file cut short lacks far more.
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
 
 
 class FrameSource:
-    """Frames of one size that can be gone through more than once.
+    """Frames of one size that can be iterated more than once.
 
     Attributes:
         path: the file or folder.
         fps: frames per second at which the frames are sampled.
-        num_frames: how many frames an iteration will give; None if only reading can tell.
-        files: what the frames are read from.
+        num_frames: number of frames of an iteration; None if only reading can tell.
+        files: the files that the frames are read from.
     """
 
     path: Path
@@ -40,21 +40,21 @@ class FrameSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields [H, W, 3] uint8 RGB."""
-        raise AssertionError("a FrameSource says itself how its frames are read")
+        raise AssertionError("subclasses read the frames")
 
     @property
     def name(self) -> str:
-        """What results are called: the stem of the file, or the name of the folder."""
+        """The name of results: the stem of the file, or the name of the folder."""
         path = self.path.resolve()
         return path.name if path.is_dir() else path.stem
 
     @property
     def place(self) -> str:
-        """The absolute path, as a record may hold it: bytes that are no UTF-8 are replaced."""
+        """The absolute path as text for a record; bytes that are not UTF-8 are replaced."""
         return os.fsencode(self.path.resolve()).decode(errors="replace")
 
     def frame_name(self, index: int) -> str:
-        """What the files of a frame are called, without suffix."""
+        """Returns the file name of a frame's results, without suffix."""
         return f"{index:05d}"
 
 
@@ -62,8 +62,9 @@ def open_frames(path: str, fps: float | None = None, max_frames: int | None = No
     """Opens a video file (anything PyAV reads) or a folder of images.
 
     Args:
-        fps: sampling rate in frames per second; by default the file's own, or 24 for a folder.
-            A folder keeps every image, so there it is only the rate of what is made from it.
+        fps: sampling rate in frames per second; by default the file's own, or 24 for a folder. A folder keeps every
+            image,
+            so there it is only the rate of the result video.
         max_frames: only the first frames, after sampling.
 
     Raises:
@@ -79,11 +80,11 @@ def open_frames(path: str, fps: float | None = None, max_frames: int | None = No
 
 
 class _DamageError(Exception):
-    """A file stops being readable; the reason."""
+    """A file becomes unreadable; holds the reason."""
 
 
 class VideoFile(FrameSource):
-    """A video file, its frames placed on a regular grid in time and turned as its metadata says."""
+    """A video file; its frames are placed on a regular grid in time and rotated as its metadata says."""
 
     def __init__(self, path: Path, fps: Fraction | None, max_frames: int | None) -> None:
         self.path = path
@@ -94,8 +95,8 @@ class VideoFile(FrameSource):
             own_fps = _own_rate(stream)
             if fps is None and own_fps > MAX_FPS:
                 raise UserError(
-                    f"--input_path {path}: announces {float(own_fps):g} frames per second, as recordings of varying "
-                    "rate may; say the rate you want with --fps"
+                    f"--input_path {path}: announces {float(own_fps):g} frames per second, as recordings of variable "
+                    "rate may do; set a rate with --fps"
                 )
             self.fps = fps or own_fps
             announced = stream.frames if stream.frames and self.fps == own_fps else None
@@ -123,10 +124,10 @@ class VideoFile(FrameSource):
     @contextlib.contextmanager
     def _open(self) -> Iterator[av.container.InputContainer]:
         try:
-            container = av.open(str(self.path.absolute()))  # a relative 12:30.mp4 would name a protocol
+            container = av.open(str(self.path.absolute()))  # absolute: a relative 12:30.mp4 would name a protocol
         except (av.FFmpegError, ValueError) as error:
             raise UserError(
-                f"--input_path {self.path}: cannot be read as a video, it is truncated or of an unknown kind "
+                f"--input_path {self.path}: cannot be read as a video, it is truncated or of an unknown format "
                 f"({_reason(error)}); copy it again, or convert it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
             ) from None
         with container:
@@ -137,7 +138,7 @@ class VideoFile(FrameSource):
             yield container
 
     def _timed_frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-        """(start, duration, frame) in seconds, in order of display."""
+        """Yields (start, duration, frame) in seconds, in order of display."""
         with self._open() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -155,7 +156,7 @@ class VideoFile(FrameSource):
                     for frame in packet.decode():
                         assert isinstance(frame, av.VideoFrame), "packets of a video stream hold video frames"
                         assert frame.time_base is not None, "decoded frames carry the time base of their stream"
-                        if frame.pts is None:  # a raw stream: its rate is all there is
+                        if frame.pts is None:  # a raw stream has no times
                             yield count * frame_seconds, frame_seconds, frame
                         else:
                             seconds = frame.duration * frame.time_base if frame.duration else frame_seconds
@@ -168,7 +169,7 @@ class VideoFile(FrameSource):
             self._check_end(container, float(end))
 
     def _check_end(self, container: av.container.InputContainer, end: float) -> None:
-        """Some containers (mkv, webm) tell of a cut only by ending before the announced time."""
+        """Detects a truncated file by its announced duration, the only sign in some containers (mkv, webm)."""
         if container.duration is None:
             return
         announced = (container.duration + max(container.start_time or 0, 0)) / av.time_base
@@ -181,7 +182,7 @@ class VideoFile(FrameSource):
 
 
 class ImageFolder(FrameSource):
-    """A folder of images sorted by name, numbers by value; other files in it are passed over."""
+    """A folder of images sorted by name, numbers by value; other files are ignored."""
 
     def __init__(self, path: Path, fps: Fraction, max_frames: int | None) -> None:
         self.path = path
@@ -189,7 +190,7 @@ class ImageFolder(FrameSource):
         files = [file for file in path.iterdir() if _is_image(file)]
         self.files = tuple(sorted(files, key=natural_order)[:max_frames])
         if not self.files:
-            raise UserError(f"--input_path {path}: no images in it; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
+            raise UserError(f"--input_path {path}: holds no images; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
         stems: dict[str, Path] = {}
         for file in self.files:
             if file.stem in stems:
@@ -217,10 +218,11 @@ class ImageFolder(FrameSource):
 
 
 def resample(timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fraction) -> Iterator[av.VideoFrame]:
-    """Places frames on a regular grid in time: each takes the nearest slot and is held until the next one's.
+    """Places frames on a regular grid in time: each takes the nearest slot and is held until the next frame's.
 
-    Where several frames fall into one slot the last stays; at the file's own constant rate every frame
-    passes once, whatever the rounding of its time stamps.
+    If several frames fall into one slot, the last stays. At the file's own constant rate every frame passes once,
+    however
+    its time stamps are rounded.
 
     Args:
         timed: (start, duration, frame) in seconds, in order of display.
@@ -240,7 +242,7 @@ def resample(timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fra
             slot += 1
         held, end = frame, start + duration
     if held is not None:
-        # A single frame is a picture, however long it says it lasts.
+        # A single frame is an image, whatever its duration.
         num_slots = 1 if is_single else max(1, _nearest(end - origin, fps) - slot)
         yield from itertools.repeat(held, num_slots)
 
@@ -289,12 +291,12 @@ class VideoWriter:
 
 def _upright_rgb(frame: av.VideoFrame) -> Frame:
     picture = frame.to_ndarray(format="rgb24")
-    # Phones store the picture as the sensor saw it and its angle (counter-clockwise, in degrees) beside it.
+    # Phones store the frame as the sensor saw it, and its angle (counter-clockwise, in degrees) beside it.
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 
 def _own_rate(stream: av.VideoStream) -> Fraction:
-    if stream.frames == 1:  # its guessed rate is a time base
+    if stream.frames == 1:  # the guessed rate is a time base
         return stream.average_rate or DEFAULT_FPS
     return stream.average_rate or stream.guessed_rate or DEFAULT_FPS
 
@@ -309,7 +311,7 @@ def _nearest(seconds: Fraction, fps: Fraction) -> int:
 
 
 def natural_order(file: Path) -> list[tuple[int, int, str]]:
-    """A key that sorts frame2 before frame10; names of equal length sort as plain text."""
+    """Returns a key that sorts frame2 before frame10; names of equal length sort as plain text."""
     parts = re.split(r"(\d+)", file.name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 

@@ -1,4 +1,4 @@
-"""Pictures of results: masks over frames, one colour per prompt, with a legend."""
+"""Draws masks over frames, one colour per prompt, with a legend."""
 
 import colorsys
 import contextlib
@@ -12,16 +12,16 @@ from util.images import Frame
 
 Colour = tuple[int, int, int]
 
-# Told apart on video and by most colour-blind eyes (after Okabe and Ito), the strongest first.
+# Distinct on video and for most colour-blind people (after Okabe and Ito), strongest first.
 FIRST_COLOURS: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (213, 94, 180), (0, 190, 130), (240, 228, 66))
-# Pillow looks for these in the system's font folders: the first covers Chinese, Japanese and Korean too.
+# Pillow looks for these in the system's font folders. The first also has Chinese, Japanese and Korean.
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 LONGEST_TEXT = 200  # characters of a prompt in the legend
 GOLDEN_RATIO = 0.618034
 
 
 def colours_for(num_prompts: int) -> list[Colour]:
-    """One RGB colour per prompt, all different."""
+    """Returns one RGB colour per prompt, all different."""
     colours = list(FIRST_COLOURS[:num_prompts])
     while len(colours) < num_prompts:
         red, green, blue = colorsys.hsv_to_rgb(GOLDEN_RATIO * len(colours) % 1, 0.75, 0.95)
@@ -30,7 +30,7 @@ def colours_for(num_prompts: int) -> list[Colour]:
 
 
 def draw_masks(frame: Frame, masks: NDArray[np.bool_], colours: list[Colour], opacity: float = 0.5) -> Frame:
-    """A copy of [H, W, 3] with masks [P, H, W] tinted and outlined, later prompts over earlier ones."""
+    """Returns a copy of [H, W, 3] with masks [P, H, W] tinted and outlined, later prompts over earlier ones."""
     picture = frame.copy()
     outline = 2 * max(1, round(min(frame.shape[:2]) / 500)) + 1
     brush = np.ones((outline, outline), np.uint8)
@@ -42,13 +42,13 @@ def draw_masks(frame: Frame, masks: NDArray[np.bool_], colours: list[Colour], op
 
 def _tint(picture: Frame, mask: NDArray[np.uint8], colour: Colour, opacity: float) -> None:
     """Mixes ``colour`` into the masked pixels, in place."""
-    # A table over the whole picture and a masked copy: a fifth of the time of boolean indexing.
+    # A lookup table for the whole frame and a masked copy take a fifth of the time of boolean indexing.
     table = ((1 - opacity) * np.arange(256)[:, None] + opacity * np.array(colour)).astype(np.uint8)
     cv2.copyTo(cv2.LUT(picture, table[:, None]), mask, picture)
 
 
 class Legend:
-    """Prompts beside their colours, in the top left corner; rendered once, laid over every frame.
+    """Prompts beside their colours, in the top left corner; rendered once, drawn on every frame.
 
     Args:
         height, width: size of the frames in pixels.
@@ -70,13 +70,13 @@ class Legend:
         self.panel = np.asarray(panel)
 
     def draw(self, frame: Frame) -> None:
-        """Lays the legend over [H, W, 3] in place, the frame dimmed beneath."""
+        """Draws the legend on [H, W, 3] in place, over a dimmed background."""
         corner = frame[: self.panel.shape[0], : self.panel.shape[1]]
         corner[:] = np.maximum(corner // 3, self.panel)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of the system that knows more than Pillow's own, which has ASCII alone."""
+    """Returns a font of the system; Pillow's own has only ASCII."""
     for name in FONTS:
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
@@ -84,7 +84,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, cut with an ellipsis where it is wider than ``width`` pixels."""
+    """Shortens text with an ellipsis if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

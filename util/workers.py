@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 Context = TypeVar("Context")
 Job = TypeVar("Job")
 
-MAX_PENDING = 4  # items of ordered_map that were taken from the input and whose results were not taken yet
-JOBS_PER_WORKER = 2  # one that runs, one that waits
+MAX_PENDING = 4  # most items of ordered_map in work, or with results that were not taken yet
+JOBS_PER_WORKER = 2  # one runs, one waits
 IGNORED_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
 
@@ -53,12 +53,15 @@ def ordered_map(
 
 
 class WorkerPool(Generic[Context, Job, Result]):
-    """Calls ``function(context, job)`` in worker processes, by the standard library's pool.
+    """Calls ``function(context, job)`` in worker processes, with the standard library's pool.
 
-    What this adds: workers do not import the main script, so they start in a fraction of a second without torch, and
-    the pool works from a notebook, from standard input and from a script without a main guard; they ignore Ctrl-C and
-    the signals that stop a run, which are the main process's business; they end when the main process is killed; and
-    only a few jobs wait, so memory is bounded.
+    It adds four things. Workers do not import the main script: they start fast and without torch, and the pool works
+    from a
+    notebook, from standard input and from a script without a main guard. Workers ignore Ctrl-C and the signals that
+    stop a
+    run; the main process handles those. Workers end when the main process is killed. Only a few jobs wait, so memory
+    is
+    bounded.
 
     Use it in a ``with`` block. At its end all jobs are done; if the block fails, only those that had begun.
 
@@ -71,7 +74,7 @@ class WorkerPool(Generic[Context, Job, Result]):
     def __init__(self, function: Callable[[Context, Job], Result], context: Context, num_workers: int) -> None:
         self._num_workers = num_workers
         self._pending: set[Future[Result]] = set()
-        # Workers hold the reading end. It reports the end of file once this process closes the other end, or is gone.
+        # Workers wait on the reading end. It reports end of file once this process closes the other end, or dies.
         reader, self._lifeline = multiprocessing.Pipe(duplex=False)
         self._reader = reader
         self._processes: set[Any] = set()
@@ -117,13 +120,13 @@ class WorkerPool(Generic[Context, Job, Result]):
                 self._take_finished()
         finally:
             if kind is not None and issubclass(kind, ChildProcessError):
-                self._lifeline.close()  # the library's SIGTERM does not end the others: they ignore it
+                self._lifeline.close()  # ends the other workers, which ignore the library's SIGTERM
             self._pool.shutdown(cancel_futures=True)
             self._lifeline.close()
             self._reader.close()
 
     def _start(self, job: Job) -> None:
-        resource_tracker.ensure_running()  # if the pool started it, it would unblock signals in between
+        resource_tracker.ensure_running()  # started by the pool, it would unblock the signals
         before = set(multiprocessing.active_children())
         with _as_workers_start():
             try:
@@ -156,13 +159,13 @@ class WorkerPool(Generic[Context, Job, Result]):
 
 @contextlib.contextmanager
 def _as_workers_start() -> Iterator[None]:
-    """The state that a process which starts inside the block inherits."""
+    """Sets the state that a process inherits if it starts inside the block."""
     main = sys.modules["__main__"]
     threads = os.environ.get("OMP_NUM_THREADS")
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)  # until _start_worker ignores them
-    # The library has new processes run the main script, unless it knows no file of it.
+    # A new process runs the file of the main module; this one has none.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    os.environ["OMP_NUM_THREADS"] = "1"  # there are several workers
+    os.environ["OMP_NUM_THREADS"] = "1"  # several workers share the cores
     try:
         yield
     finally:
@@ -176,7 +179,7 @@ def _as_workers_start() -> Iterator[None]:
 
 # -- in a worker -------------------------------------------------------------------------------------------------
 
-LEFT_ALONE = 3  # exit code of a worker whose main process is gone or no longer wants it
+LEFT_ALONE = 3  # exit code of a worker that ends because its main process died or closed the pool
 _work: list[Any] = []  # function and context of this worker
 
 
@@ -185,7 +188,7 @@ def _start_worker(lifeline: connection.Connection, function: Callable[[Any, Any]
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    if "cv2" in sys.modules:  # imported with the function; there are several workers
+    if "cv2" in sys.modules:  # several workers share the cores
         sys.modules["cv2"].setNumThreads(1)
     _work[:] = [function, context]
 

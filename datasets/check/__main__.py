@@ -1,4 +1,4 @@
-"""Finds what is wrong with a dataset on disk before a run trips over it.
+"""Check a dataset on disk before a run meets its faults.
 
 python -m datasets.check --dataset_file mevis --mevis_path DIR --split train --output report.json
 """
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     output = Path(options.output) if options.output else None
     with exit_on_user_error(PROGRAM):
-        if output is not None and (output.is_dir() or not output.parent.is_dir()):  # before hours of work
+        if output is not None and (output.is_dir() or not output.parent.is_dir()):  # checked before hours of work
             raise UserError(f"--output {output}: must be a file in a folder that exists; give another")
         paths = DatasetPaths.from_flags(options)
         reports = {split: check_split(name, split, paths) for split in present_splits(name, split, paths)}
@@ -84,7 +84,7 @@ def check_split(name: str, split: str, paths: DatasetPaths) -> SplitReport:
 
 
 def _refusal(error: UserError, origin: str) -> Finding:
-    """What a reader refused; its messages begin with the place."""
+    """Converts an error of a reader to a finding; the error begins with the place."""
     if isinstance(error, MissingFileError):
         file, verb, advice = str(error).removeprefix(f"{origin}: ").partition(" is missing")
         return Finding("missing file", file, (verb + advice).lstrip())

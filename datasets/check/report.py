@@ -1,4 +1,4 @@
-"""What the checker of a dataset found, as text for people and as JSON. Free of torch."""
+"""The findings of the dataset checker, as text and as JSON."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -6,10 +6,10 @@ from typing import Any
 
 ERRORS, WARNINGS, NOTES = "errors", "warnings", "notes"
 
-# Every kind of finding, in the order of the summary, and how grave it is.
+# Every kind of finding and its severity, in the order of the summary.
 KINDS = {
-    "missing file": ERRORS,  # of annotations, or a clip of A2D
-    "malformed": ERRORS,  # JSON, or an entry that the reader refuses
+    "missing file": ERRORS,  # an annotation file, or a clip of A2D
+    "malformed": ERRORS,  # invalid JSON, or an entry that the reader refuses
     "duplicate key": ERRORS,
     "empty expression": ERRORS,
     "missing frame": ERRORS,
@@ -25,12 +25,12 @@ KINDS = {
     "repeated sentence": NOTES,
     "masks not checked": NOTES,
 }
-SHOWN = 5  # findings of a kind in the summary
+SHOWN = 5  # most findings of a kind in the summary
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong or worth knowing.
+    """One fault, or one fact worth knowing.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -45,12 +45,12 @@ class Finding:
 
 @dataclass
 class SplitReport:
-    """What was found in a split.
+    """The findings in a split.
 
     Attributes:
-        videos: how many have expressions; pictures for RefCOCO, clips for A2D.
-        expressions: how many could be read.
-        frames: how many these videos have.
+        videos: number of videos with expressions; images for RefCOCO, clips for A2D.
+        expressions: number of expressions that could be read.
+        frames: number of frames of these videos.
         findings: in the order of the annotation file.
     """
 
@@ -60,17 +60,17 @@ class SplitReport:
     findings: list[Finding] = field(default_factory=list)
 
     def graded(self, grade: str) -> list[Finding]:
-        """The ``ERRORS``, ``WARNINGS`` or ``NOTES``."""
+        """Returns the findings that are ``ERRORS``, ``WARNINGS`` or ``NOTES``."""
         return [finding for finding in self.findings if KINDS[finding.kind] == grade]
 
     def as_json(self) -> dict[str, Any]:
-        """Counts, and every finding."""
+        """Returns counts and every finding."""
         counts = {"videos": self.videos, "expressions": self.expressions, "frames": self.frames}
         return counts | {grade: [asdict(one) for one in self.graded(grade)] for grade in (ERRORS, WARNINGS, NOTES)}
 
 
 def summary(dataset: str, reports: dict[str, SplitReport]) -> str:
-    """A few lines per split: counts of every kind and its first findings, "fine" where nothing is wrong."""
+    """Returns a few lines per split: counts of every kind and the first findings, "fine" if there are none."""
     lines = []
     for split, report in reports.items():
         counts = (

@@ -1,4 +1,4 @@
-"""What is wrong with the sentences, frames and masks of a split: everything, not the first. Free of torch."""
+"""Finds everything that is wrong with the captions, frames and masks of a split."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from util.workers import ordered_map
 
 Size = tuple[int, int]
 
-# Splits that nobody publishes without masks.
+# Splits that are always published with masks.
 ALWAYS_WITH_MASKS = ("train", "valid_u")
 
 
@@ -24,9 +24,9 @@ def check_content(split: Split, name: str, report: SplitReport) -> None:
     """Adds to ``report`` what is wrong with a split that could be read.
 
     Args:
-        name: of the split.
+        name: name of the split.
     """
-    # By their first picture: RefCOCO has a video for every sentence, several of one picture.
+    # By their first image: RefCOCO has one video per caption, several of one image.
     videos: dict[Path, list[Expression]] = {}
     for expression in split.expressions:
         videos.setdefault(split.frame_file(expression, 0), []).append(expression)
@@ -39,7 +39,7 @@ def check_content(split: Split, name: str, report: SplitReport) -> None:
 
 
 def check_sentences(split: Split) -> list[Finding]:
-    """Sentences that are blank, repeated in their video, or about nothing."""
+    """Finds captions that are blank, repeated in their video, or without a target."""
     findings = []
     first_use: dict[tuple[str, tuple[int, ...] | None, str], Expression] = {}
     for expression in split.expressions:
@@ -58,7 +58,7 @@ def check_sentences(split: Split) -> list[Finding]:
 
 
 def check_video(split: Split, expressions: list[Expression]) -> list[Finding]:
-    """What is wrong with the frames of a video, and with the masks of its objects."""
+    """Finds what is wrong with the frames of a video, and with the masks of its objects."""
     longest = _longest(expressions)
     findings, size = _check_frames(split, longest)
     if not split.has_masks:
@@ -66,7 +66,7 @@ def check_video(split: Split, expressions: list[Expression]) -> list[Finding]:
     if size is None:
         place = f"{split.source}: {longest.video}"
         return [*findings, Finding("masks not checked", place, "no frame tells which size they must have")]
-    said: dict[str, Finding] = {}  # of a file with several objects, or an object with several frames, once
+    said: dict[str, Finding] = {}  # once for a file with several objects, or an object with several frames
     for target in _targets(expressions):
         for finding in _check_masks(split, target, size):
             said.setdefault(finding.message, finding)
@@ -92,7 +92,7 @@ def _check_presence_of_masks(split: Split, name: str) -> list[Finding]:
 
 
 def _check_frames(split: Split, expression: Expression) -> tuple[list[Finding], Size | None]:
-    """What is wrong with the frames, and the (H, W) that most have; None where none can be read."""
+    """Finds what is wrong with the frames; returns the (H, W) that most have, None if no frame can be read."""
     findings = []
     sizes: dict[Path, Size] = {}
     for file, positions in _positions_by_file(split, expression).items():
@@ -118,7 +118,7 @@ def _check_frames(split: Split, expression: Expression) -> tuple[list[Finding], 
 
 
 def _positions_by_file(split: Split, expression: Expression) -> dict[Path, list[int]]:
-    """All frames by the file that holds them: a picture holds one, a clip holds all."""
+    """Groups all frames by file: an image holds one, a clip holds all."""
     positions: dict[Path, list[int]] = {}
     for index in range(len(expression.frames)):
         positions.setdefault(split.frame_file(expression, index), []).append(index)
@@ -126,7 +126,7 @@ def _positions_by_file(split: Split, expression: Expression) -> dict[Path, list[
 
 
 def _targets(expressions: list[Expression]) -> list[Expression]:
-    """An expression of one object for each object of some expressions, at each of its annotated frames."""
+    """Returns an expression of one object for each object of some expressions, at each of its annotated frames."""
     targets: dict[tuple[str, str | None, tuple[int, ...] | None], Expression] = {}
     for expression in expressions:
         for number in (None,) if expression.object_ids is None else expression.object_ids:
@@ -136,7 +136,7 @@ def _targets(expressions: list[Expression]) -> list[Expression]:
 
 
 def _check_masks(split: Split, target: Expression, size: Size) -> list[Finding]:
-    """What is wrong with the masks of an object, frame by frame."""
+    """Finds what is wrong with the masks of an object, frame by frame."""
     findings = []
     is_seen = False
     for index in range(len(target.frames)) if target.annotated is None else target.annotated:

@@ -1,1 +1,1 @@
-"""From the raw distributions, and from a user's own folder, to the layouts that the readers know."""
+"""Converts raw distributions, and users' own videos, to the layouts that the readers know."""

@@ -1,4 +1,4 @@
-"""Other datasets, and your own videos, to the layouts that our readers know.
+"""Convert other datasets, and your own videos, to the layouts that our readers know.
 
 python -m datasets.convert refcoco --refer_path DIR --out DIR
 python -m datasets.convert davis --davis_path DIR --out DIR
@@ -40,7 +40,7 @@ def refcoco_parser() -> OptionParser:
 def davis_parser() -> OptionParser:
     parser = OptionParser(
         prog=f"{PROG} davis",
-        description="Convert Ref-DAVIS17 to the layout of Refer-YouTube-VOS: OUT/train, OUT/valid and "
+        description="Convert Ref-DAVIS17 to the layout of Ref-YouTube-VOS: OUT/train, OUT/valid and "
         "OUT/meta_expressions. Pictures are hard links, or copies where the disk has none.",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Ref-DAVIS17 from DAVIS 2017 and its annotators' files to the layout of Refer-YouTube-VOS."""
+"""Converts DAVIS 2017 and its annotators' files to Ref-DAVIS17 in the layout of Ref-YouTube-VOS."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from util.errors import MissingFileError, UserError, did_you_mean
 from util.files import link_or_copy, new_folders
 from util.images import read_palette
 
-SPLITS = {"train": "train", "val": "valid"}  # DAVIS's list: our folder
+SPLITS = {"train": "train", "val": "valid"}  # DAVIS's list to our folder
 EXPRESSIONS = "meta_expressions"
 
 Sentences = dict[str, dict[str, list[str]]]
@@ -26,7 +26,7 @@ TEXT_FILES = (
     ("Davis17_annot2_full_video.txt", "latin-1"),
 )
 LINE = re.compile(r'(\S+)\s+(\d+)\s+"(.*)"\s*')
-# As the text files misspell them, and as DAVIS names its folders.
+# Misspelt names in the text files to DAVIS's folders.
 RENAMED = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 
 Key = tuple[str, str]  # sequence, object id
@@ -35,12 +35,13 @@ Key = tuple[str, str]  # sequence, object id
 def convert_davis(
     davis_path: Path, out: Path, semantics: Path | None = None, text_annotations: Path | None = None
 ) -> None:
-    """Writes ``train``, ``valid`` and ``meta_expressions`` in ``out``; pictures are linked, never moved.
+    """Writes ``train``, ``valid`` and ``meta_expressions`` in ``out``; images are linked.
 
     Args:
         davis_path: the folder of ``DAVIS/``, as DAVIS-2017-Unsupervised-trainval-480p unpacks.
-        semantics: {sequence: {object id: category}}; ``davis_semantics.json`` in ``davis_path`` or ``DAVIS`` if None.
-        text_annotations: the folder of the annotators' files; ``davis_text_annotations`` in either if None.
+        semantics: {sequence: {object id: category}}; by default ``davis_semantics.json`` in ``davis_path`` or
+            ``DAVIS``.
+        text_annotations: the folder of the annotators' files; by default ``davis_text_annotations`` in either.
 
     Raises:
         UserError: if files are missing, damaged or disagree, or a folder to write exists.
@@ -76,7 +77,7 @@ def convert_davis(
 
 
 def _default(davis_path: Path, davis: Path, name: str) -> Path:
-    """Beside ``DAVIS`` or in it; beside where it is in neither, for the message."""
+    """Returns the path in ``DAVIS`` if it exists there, else the path beside it."""
     return davis / name if (davis / name).exists() else davis_path / name
 
 
@@ -123,7 +124,7 @@ def _categories(file: Path, sequences: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _link_frames(davis: Path, sequence: str, target: Path) -> list[str]:
-    """Links the pictures and the masks of a sequence; returns the sorted names of its frames."""
+    """Links the images and masks of a sequence; returns the sorted names of its frames."""
     names: list[list[str]] = []
     for kind, folder, suffix in (
         ("JPEGImages", davis / "JPEGImages" / "480p" / sequence, ".jpg"),
@@ -150,7 +151,7 @@ def _link_frames(davis: Path, sequence: str, target: Path) -> list[str]:
 
 
 def _seen(folder: Path, frames: list[str]) -> dict[str, list[str]]:
-    """{object id: names of the frames whose masks show it}."""
+    """Returns {object id: names of the frames whose masks show it}."""
     seen: dict[str, list[str]] = {}
     for frame in frames:
         for number in np.unique(read_palette(folder / f"{frame}.png")).tolist():
@@ -162,7 +163,7 @@ def _seen(folder: Path, frames: list[str]) -> dict[str, list[str]]:
 
 
 def _expressions(objects: dict[str, list[str]]) -> dict[str, dict[str, str]]:
-    """Expression 4 n + a is what annotation a says of the n-th object."""
+    """Returns the expressions: number 4 n + a is annotation a of the n-th object."""
     said = [(number, sentence) for number, sentences in objects.items() for sentence in sentences]
     return {str(exp_id): {"exp": sentence, "obj_id": number} for exp_id, (number, sentence) in enumerate(said)}
 
@@ -177,10 +178,10 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def read_sentences(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """{sequence: {object id: its four sentences}}; object ids sorted as texts, as expression ids count them.
+    """Reads {sequence: {object id: its four captions}}; object ids sorted as text, as expression ids count them.
 
     Raises:
-        UserError: if a file is missing or damaged, or lacks a sentence that another has.
+        UserError: if a file is missing or damaged, or lacks a caption that another has.
     """
     by_file = [_read_file(folder / name, encoding) for name, encoding in TEXT_FILES]
     keys = sorted(set().union(*by_file))
@@ -207,7 +208,7 @@ def _read_file(file: Path, encoding: str) -> dict[Key, str]:
             f"{file}: must be {encoding} text ({error.reason} at byte {error.start}); download it again"
         ) from None
     sentences: dict[Key, str] = {}
-    # Not splitlines: byte 0x85 is an ellipsis of Windows, and as Latin-1 a line end.
+    # Not splitlines: byte 0x85 is an ellipsis on Windows, but a line end in Latin-1.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

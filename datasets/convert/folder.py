@@ -1,4 +1,4 @@
-"""A user's own videos, masks and sentences to MeViS's layout."""
+"""Converts a user's own videos, masks and captions to MeViS's layout."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ from util.files import new_folders
 def convert_folder(
     videos: Path, masks: Path, sentences: Path, out: Path, *, val_share: float = 0.1, seed: int = 0
 ) -> None:
-    """Writes ``out/train`` and ``out/valid_u``, those of them that have videos, as ``MeViS`` reads them.
+    """Writes ``out/train`` and ``out/valid_u``, each if it has videos, for the reader ``MeViS``.
 
     Args:
-        videos: holds video files and folders of images.
-        masks: holds ``<video>/<frame>.png`` or ``<video>/<object>/<frame>.png``; see ``read_masks``.
+        videos: folder of video files and folders of images.
+        masks: folder of ``<video>/<frame>.png`` or ``<video>/<object>/<frame>.png``; see ``read_masks``.
         sentences: a CSV; see ``read_rows``. Videos that it does not name are left out.
-        val_share: of the videos goes to valid_u where the CSV does not say.
-        seed: of that draw.
+        val_share: share of the videos that go to valid_u if the CSV does not assign them.
+        seed: random seed of that choice.
 
     Raises:
         UserError: if something is missing, damaged or does not match, or a folder to write exists.
@@ -50,7 +50,7 @@ def convert_folder(
 
 
 class _SplitWriter:
-    """What is collected of a split until its JSON is written."""
+    """Collects a split until its JSON is written."""
 
     def __init__(self) -> None:
         self.videos: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class _SplitWriter:
 
 
 def _masks(folder: Path, frames: Frames, rows: list[Row]) -> dict[int, Masks]:
-    """The masks of the objects that the sentences mean, each seen in some frame."""
+    """Returns the masks of the objects that the captions mean; each must appear in some frame."""
     first_row: dict[int, Row] = {}
     for row in rows:
         for number in row.objects:

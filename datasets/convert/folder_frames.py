@@ -1,4 +1,4 @@
-"""The frames of a user's own videos as numbered JPEG files."""
+"""Writes the frames of a user's own videos as numbered JPEG files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,18 @@ from util.images import is_jpeg, read_image, write_jpeg
 from util.video import ImageFolder, open_frames
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
-MAX_FRAMES = 100_000  # five digits: readers sort names as texts
+MAX_FRAMES = 100_000  # five digits, because readers sort names as text
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What was written of a video.
+    """The frames that were written of a video.
 
     Attributes:
         video: its name.
         count: number of frames.
         size: (H, W) in pixels.
-        names: what the images were called, without suffix; None for a video file.
+        names: names of the images without suffix; None for a video file.
     """
 
     video: str
@@ -30,12 +30,12 @@ class Frames:
 
     @property
     def written_names(self) -> list[str]:
-        """What the files are called now, without suffix."""
+        """Returns the new names of the frames, without suffix."""
         return [f"{index:05d}" for index in range(self.count)]
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """{name: path} of the folders, and of the video files, whose names go without suffix.
+    """Returns {name: path} of the folders and video files; names have no suffix.
 
     Raises:
         UserError: if there are none, or two share a name.
@@ -60,13 +60,14 @@ def find_videos(folder: Path) -> dict[str, Path]:
 
 
 def write_frames(video: str, source: Path, folder: Path) -> Frames:
-    """Fills ``folder``, made here, with 00000.jpg, 00001.jpg, … and says what they are.
+    """Creates ``folder`` with 00000.jpg, 00001.jpg, … and returns what was written.
 
-    JPEG files are linked as they are, anything else is encoded at quality 95. The numbers keep the order of names
-    whatever they were: readers would put frame10 before frame2.
+    JPEG files are linked; everything else is encoded at quality 95. The numbers follow the natural order of names,
+    because
+    readers would sort frame10 before frame2.
 
     Raises:
-        UserError: if the source is damaged, empty, too long, or its frames differ in size.
+        UserError: if the source is damaged, empty or too long, or its frames differ in size.
     """
     folder.mkdir(parents=True)
     try:
@@ -77,7 +78,7 @@ def write_frames(video: str, source: Path, folder: Path) -> Frames:
         for index, frame in enumerate(opened):
             write_jpeg(_target(folder, index), frame)
             sizes.add((frame.shape[0], frame.shape[1]))
-        (size,) = sizes  # a video file says itself when its size changes
+        (size,) = sizes  # a video file reports a change of size itself
         return Frames(video, index + 1, size, None)
     except UserError as error:
         raise _reworded(error, source) from None
@@ -86,7 +87,7 @@ def write_frames(video: str, source: Path, folder: Path) -> Frames:
 def _write_images(video: str, files: tuple[Path, ...], folder: Path) -> Frames:
     first: tuple[int, int] | None = None
     for index, file in enumerate(files):
-        frame = read_image(file)  # also where it is linked: a damaged file shows here, not in training
+        frame = read_image(file)  # also if it is linked: a damaged file shows here, not in training
         size = (frame.shape[0], frame.shape[1])
         first = first or size
         if size != first:
@@ -110,7 +111,7 @@ def _target(folder: Path, index: int) -> Path:
 
 
 def _reworded(error: UserError, source: Path) -> UserError:
-    """The demo's messages begin with an option that is not ours, and for video files end with others."""
+    """Rewords an error of the demo's reader, which begins with a flag that this program does not have."""
     message = str(error).removeprefix(f"--input_path {source}: ")
     if message == str(error):
         return error

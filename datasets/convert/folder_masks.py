@@ -1,4 +1,4 @@
-"""The masks of a user's own video, in pictures of object numbers or in a folder of binary pictures per object."""
+"""Reads the masks of a user's own video: images of object numbers, or a folder of binary images per object."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from util.images import read_palette
 from util.rle import encode_rle
 from util.video import natural_order
 
-Masks = list[dict[str, Any] | None]  # compressed RLE per frame, None where the object is absent
+Masks = list[dict[str, Any] | None]  # compressed RLE per frame, None if the object is absent
 
 
 def read_masks(folder: Path, frames: Frames, objects: list[int]) -> dict[int, Masks]:
-    """The masks of some objects at every frame; an object that no mask shows has None throughout.
+    """Reads the masks of some objects at every frame; None for an object where no mask shows it.
 
     Args:
         folder: holds ``<frame>.png`` whose values are object numbers, or ``<object>/<frame>.png`` of 0 and 255, where
-            a missing file is an absent object.
+            a
+            missing file means that the object is absent.
 
     Raises:
-        UserError: if masks are missing, do not match the frames, or are no such pictures.
+        UserError: if masks are missing, do not match the frames, or have other values.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder; put the masks of video {frames.video} there")
@@ -54,7 +55,7 @@ def _read_binary(
     pictures = {number: _pngs(objects_folder) for number, objects_folder in objects_folders.items()}
     stems = {picture.stem: picture for listed in pictures.values() for picture in listed}
     names = [picture.stem for picture in sorted(stems.values(), key=_by_name)]
-    # Where frames have no names of their own a missing file is known only beside another object's.
+    # If frames have no names, a missing file shows only by comparison with other objects.
     positions = _positions(names, folder, frames, all_frames=frames.names is None)
     masks: dict[int, Masks] = {number: [None] * frames.count for number in objects}
     for number in objects:
@@ -71,7 +72,7 @@ def _read_binary(
 
 
 def _positions(stems: list[str], folder: Path, frames: Frames, all_frames: bool) -> dict[str, int]:
-    """The frame that each mask belongs to: by name in a folder of images, in order for a video file."""
+    """Returns the frame index of each mask: by name for a folder of images, in order for a video file."""
     if all_frames and len(stems) != frames.count:
         remedy = (
             "write one for every frame, a black one where no object is"

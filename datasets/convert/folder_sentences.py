@@ -1,4 +1,4 @@
-"""The CSV of sentences of a user's own videos, and which split a video goes to."""
+"""Reads the CSV of captions of a user's own videos, and assigns videos to splits."""
 
 import csv
 import io
@@ -12,12 +12,12 @@ import numpy as np
 from util.errors import MissingFileError, UserError, did_you_mean
 
 COLUMNS = ("video", "objects", "sentence")
-SPLITS = ("train", "valid_u")  # those of MeViS that have masks
+SPLITS = ("train", "valid_u")  # the splits of MeViS that have masks
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sentence, and the numbers of the objects it means; ``place`` is the file and the row, for messages."""
+    """A caption and the numbers of the objects it means; ``place`` is file and row, for errors."""
 
     place: str
     video: str
@@ -27,13 +27,13 @@ class Row:
 
 
 def read_rows(file: Path, videos: Collection[str]) -> list[Row]:
-    """The rows of a CSV with the columns video, objects, sentence and perhaps split.
+    """Reads a CSV with the columns video, objects, sentence and perhaps split.
 
     Args:
-        videos: the names that the column video may hold.
+        videos: names that the column video may hold.
 
     Raises:
-        UserError: if the file is missing, no such CSV, or a cell is wrong.
+        UserError: if the file is missing or not such a CSV, or a cell is wrong.
     """
     try:
         lines = list(csv.reader(io.StringIO(_text(file), newline=""), strict=True))
@@ -53,12 +53,13 @@ def read_rows(file: Path, videos: Collection[str]) -> list[Row]:
 
 
 def splits_of(rows: Iterable[Row], val_share: float, seed: int) -> dict[str, str]:
-    """{video: split}, videos in the order of their first row.
+    """Returns {video: split}, videos in the order of their first row.
 
     Args:
-        val_share: of the videos goes to valid_u where the rows do not say; with two videos or more at least one, and
-            never all, unless the share is 0 or 1.
-        seed: of the draw. A video's luck depends on the seed and its name alone: more videos reorder no others.
+        val_share: share of the videos that go to valid_u if the rows do not assign them; of two videos or more at
+            least
+            one and never all, unless the share is 0 or 1.
+        seed: random seed. The choice depends only on the seed and a video's name: more videos do not reorder others.
 
     Raises:
         UserError: if rows disagree about a video.
@@ -83,7 +84,7 @@ def _text(file: Path) -> str:
         raise MissingFileError(f"--sentences {file}: no such file; give a CSV with the columns {', '.join(COLUMNS)}")
     data = file.read_bytes()
     try:
-        return data.decode("utf-8-sig")  # spreadsheets put a mark of UTF-8 in front
+        return data.decode("utf-8-sig")  # spreadsheets begin UTF-8 files with a byte-order mark
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(

@@ -1,4 +1,4 @@
-"""Pickles of plain data, read so that nothing in them can run."""
+"""Reads pickles of plain data so that nothing in them can run."""
 
 import pickle
 import pickletools
@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from util.errors import MissingFileError, UserError
 
-# Lists, dictionaries, texts and numbers need none of these: each makes, fills or names an object of some class.
+# Plain data needs none of these: each makes, fills or names an object of some class.
 CODE_OPCODES = {
     *("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX"),
     *("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
@@ -15,7 +15,7 @@ CODE_OPCODES = {
 
 
 def read_plain_pickle(file: Path) -> Any:
-    """The lists, dictionaries, texts and numbers of a pickle, also of Python 2, whose texts are read as Latin-1.
+    """Reads lists, dictionaries, strings and numbers from a pickle; strings of Python 2 as Latin-1.
 
     Raises:
         UserError: if the file is missing, damaged, or names anything that would be called.
@@ -27,13 +27,13 @@ def read_plain_pickle(file: Path) -> Any:
             return _PlainUnpickler(stream, encoding="latin1").load()
     except OSError:
         raise
-    except Exception as error:  # bytes that are no pickle raise whatever their opcodes stumble over
+    except Exception as error:  # other bytes raise all kinds of errors
         if _holds_code(file):
             raise UserError(
                 f"{file}: must be a pickle of lists, dictionaries, texts and numbers, but holds code, which was not "
                 "run; download the file again from a source that you trust"
             ) from None
-        raise UserError(f"{file}: no pickle or damaged ({error}); download the file again") from None
+        raise UserError(f"{file}: damaged or not a pickle ({error}); download the file again") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -50,5 +50,5 @@ def _holds_code(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
             return any(opcode.name in CODE_OPCODES for opcode, _, _ in pickletools.genops(stream))
-    except Exception:  # damaged before any such opcode
+    except Exception:  # damaged before such an opcode
         return False

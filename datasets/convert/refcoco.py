@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg from the refer toolkit's files to COCO's JSON, one image entry a sentence."""
+"""Converts the refer toolkit's files of RefCOCO, RefCOCO+ and RefCOCOg to COCO's JSON, one image entry per caption."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ Coco = dict[str, list[dict[str, Any]]]
 
 
 def convert_refcoco(refer_path: Path, out: Path, names: Sequence[str]) -> None:
-    """Writes ``out/<name>/instances_<name>_<split>.json`` for every split that has sentences.
+    """Writes ``out/<name>/instances_<name>_<split>.json`` for every split that has captions.
 
     Args:
-        refer_path: the folder that holds ``<name>/instances.json`` and ``<name>/refs(unc).p`` or ``refs(umd).p``.
-        out: where the folders are made; the folder ``train2014`` of COCO's pictures belongs beside them.
+        refer_path: the folder of ``<name>/instances.json`` and ``<name>/refs(unc).p`` or ``refs(umd).p``.
+        out: where the folders are created; COCO's folder ``train2014`` belongs beside them.
         names: of ``refcoco``, ``refcoco+`` and ``refcocog``.
 
     Raises:
@@ -45,7 +45,7 @@ def convert_refcoco(refer_path: Path, out: Path, names: Sequence[str]) -> None:
 
 
 def _read(refer_path: Path, name: str) -> dict[str, Coco]:
-    """Every split that has sentences."""
+    """Returns every split that has captions."""
     instances = refer_path / name / "instances.json"
     content = read_annotations(instances, f"--refer_path {refer_path}")
     images = _by_id(content, "images", instances)
@@ -75,7 +75,7 @@ def _read(refer_path: Path, name: str) -> dict[str, Coco]:
 
 
 def _refs(file: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(what to call it in a message, ref) of every referred object."""
+    """Yields (name for errors, ref) of every referred object."""
     refs = read_plain_pickle(file)
     if not isinstance(refs, list):
         raise UserError(f"{file}: must hold a list of refs, got {str(refs)[:60]!r}; download the file again")
@@ -100,7 +100,7 @@ def _image_entry(number: int, image: dict[str, Any], caption: str, name: str, fi
         "id": number,
         "file_name": plain_name(
             entry(image, "file_name", str, place), place
-        ),  # a ref's own has the annotation's number behind it
+        ),  # the ref's own file name ends with the annotation's number
         "height": entry(image, "height", int, place),
         "width": entry(image, "width", int, place),
         "original_id": image["id"],

@@ -1,4 +1,4 @@
-"""A2D-Sentences, for evaluation: what the expressions of a split are, their frames and masks. Free of torch."""
+"""A2D-Sentences, for scoring."""
 
 import contextlib
 import logging
@@ -19,29 +19,31 @@ from util.images import Frame
 
 logger = logging.getLogger(__name__)
 
-COPIED_ID = re.compile(r"\d+ \(copy\)")  # one row of the dataset has such an instance: a slip of its authors
-HELD_FRAMES = 2  # a container may announce this many frames more than it shows
+COPIED_ID = re.compile(r"\d+ \(copy\)")  # one row of the published dataset has such an instance id, by mistake
+HELD_FRAMES = 2  # a container may announce this many frames too many
 
 
 class A2DSentences(Split):
     """One split of A2D-Sentences, by MTTR's list of its samples.
 
-    A sample, our expression, is a sentence about an instance at the one frame where its mask is asked for:
-    ``exp_id`` is the sample's place in the list, ``object_ids`` its instance, ``annotated`` its position. Frames are
-    all those of the clip, numbered from 00001 as the masks are; they are read from its mp4.
+    A sample, our expression, is a caption about an instance at the one frame that has its mask: ``exp_id`` is the
+    sample's
+    index in the list, ``object_ids`` its instance, ``annotated`` its frame. Frames are all those of the clip,
+    numbered from
+    00001 as the masks are; they are read from its mp4.
 
     Args:
-        root: the folder that holds ``Release``, ``text_annotations`` and the list of the samples.
+        root: the folder of ``Release``, ``text_annotations`` and the list of samples.
         split: ``train`` or ``test``.
-        flag: the option that ``root`` came by, for messages.
-        faults: gets what is wrong with single samples, which are then left out; None raises the first.
+        flag: the flag that named ``root``, for errors.
+        faults: collects the errors of single samples, which are then left out; if None, the first is raised.
 
     Raises:
         UserError: if files are missing or damaged, or disagree, or the package h5py is not installed.
     """
 
     def __init__(self, root: Path, split: str, flag: str = "--a2d_path", faults: list[UserError] | None = None) -> None:
-        extra_module("h5py", "A2D-Sentences")  # before any work, not at the first mask
+        extra_module("h5py", "A2D-Sentences")  # checked now, not at the first mask
         self.has_masks, self.root = True, root
         self.origin = f"{flag} {root}"
         self.clips = root / "Release" / "clips320H"
@@ -54,7 +56,7 @@ class A2DSentences(Split):
         self.expressions = each_row(self._expression, rows, faults)
 
     def frame_file(self, expression: Expression, index: int) -> Path:  # noqa: ARG002
-        """The clip that holds the picture."""
+        """Returns the clip that holds the frame."""
         return self.clips / f"{expression.video}.mp4"
 
     def source_size(self, expression: Expression) -> tuple[int, int]:
@@ -71,7 +73,7 @@ class A2DSentences(Split):
         last: av.VideoFrame | None = None
         count = 0
         with _opened(self.present(file)) as container:
-            # In the order of the file: time stamps played no part when the masks were numbered.
+            # In the order of the file: masks were numbered without regard to time stamps.
             for last in container.decode(video=0):
                 if last.is_corrupt:
                     raise UserError(f"{file}: damaged at frame {count + 1}; copy it again")
@@ -99,7 +101,7 @@ class A2DSentences(Split):
         return np.repeat(mask[None], len(indices), axis=0)
 
     def _expression(self, row: Any, number: int) -> Expression | None:
-        """The sample of a row; None for one that is not usable in the dataset as published."""
+        """Returns the expression of a row; None if the published dataset cannot use it."""
         place = f"{self.source}: row {number}"
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str) or not isinstance(row[1], str):
             raise UserError(
@@ -138,11 +140,11 @@ def _opened(file: Path) -> Iterator[av.container.InputContainer]:
         with av.open(str(file.absolute())) as container:
             yield container
     except (av.FFmpegError, IndexError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: no video or damaged ({error}); copy it again") from None
+        raise UserError(f"{file}: damaged or not a video ({error}); copy it again") from None
 
 
 def _frames_and_size(file: Path) -> tuple[int, tuple[int, int]]:
-    """The number of frames and (H, W) of a clip, from its header."""
+    """Reads the number of frames and (H, W) of a clip from its header."""
     with _opened(file) as container:
         stream = container.streams.video[0]
         if stream.frames < 1:
@@ -151,14 +153,14 @@ def _frames_and_size(file: Path) -> tuple[int, tuple[int, int]]:
 
 
 def _instance_mask(file: Path, instance: int) -> NDArray[np.bool_]:
-    """[H, W] of one of the instances of an annotated frame."""
+    """Reads the mask [H, W] of one instance of an annotated frame."""
     try:
         with extra_module("h5py", "A2D-Sentences").File(file, "r") as content:
             instances = np.ravel(np.asarray(content["instance"])).tolist()
-            masks = np.asarray(content["reMask"]) > 0  # [instances, W, H], as MATLAB wrote it
+            masks = np.asarray(content["reMask"]) > 0  # [instances, W, H], written by MATLAB
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{file}: no annotation or damaged ({error}); download the file again") from None
-    if masks.ndim == 2:  # of a single instance the axis is left out
+        raise UserError(f"{file}: damaged or not an annotation ({error}); download the file again") from None
+    if masks.ndim == 2:  # without the first axis for a single instance
         masks = masks[None]
     if masks.ndim != 3 or len(masks) != len(instances):
         raise UserError(f"{file}: 'reMask' must have a mask for each of {len(instances)} instances, got {masks.shape}")

@@ -1,4 +1,4 @@
-"""BURST, for evaluation by class: what the expressions of a split are, and their masks. Free of torch."""
+"""BURST, for scoring by class."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from util.rle import decode_rle
 class BURST(Split):
     """One split of BURST, asked by class as REM does: "the {class}" means all tracks of that class in the video.
 
-    ``exp_id`` is the class's number, ``kind`` its name, ``annotated`` the positions of the annotated frames.
+    ``exp_id`` is the class number, ``kind`` its name, ``annotated`` the annotated frames.
 
     Args:
         root: the folder ``TAO``, with ``annotations_burst`` and ``frames``.
         split: see ``datasets.registry``.
-        flag: the option that ``root`` came by, for messages.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -76,11 +76,11 @@ class BURST(Split):
             raise UserError(f"{self.source}: {expression.video}: {error}; download the file again") from None
 
     def _expressions(self, record: Any, names: dict[int, str]) -> list[Expression]:
-        """One for each class that has a track in a sequence, by the class's number."""
+        """Yields one expression per class that has a track in a sequence, by class number."""
         video = plain_name(entry(record, "seq_name", str, self.source), self.source)
         place = f"{self.source}: {video}"
         if video in self._records:
-            raise UserError(f"{place}: stands in it twice; sequences need names of their own")
+            raise UserError(f"{place}: is in it twice; give each sequence its own name")
         plain_name(entry(record, "dataset", str, place), place)
         images, annotated = texts(record, "all_image_paths", place), texts(record, "annotated_image_paths", place)
         segmentations = entry(record, "segmentations", list, place)

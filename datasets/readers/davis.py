@@ -1,4 +1,4 @@
-"""Ref-DAVIS17 in the layout of Refer-YouTube-VOS: what the expressions are, and their masks. Free of torch."""
+"""Ref-DAVIS17 in the layout of Ref-YouTube-VOS."""
 
 from pathlib import Path
 
@@ -9,10 +9,12 @@ from datasets.annotations import read_videos
 from datasets.readers.png_masks import PngMasks
 from datasets.split import Expression
 
-NUM_ANNOTATORS = 4  # each describes every object
-ANNOTATOR_FOLDERS = tuple(f"anno_{number}" for number in range(NUM_ANNOTATORS))  # of results, as the field names them
-VALID_NAMES = ("valid", "val")  # converters and loaders disagree
-RESOLUTION = "480p"  # a level that some copies keep between JPEGImages and the sequences
+NUM_ANNOTATORS = 4  # each annotator describes every object
+ANNOTATOR_FOLDERS = tuple(
+    f"anno_{number}" for number in range(NUM_ANNOTATORS)
+)  # folders of results, as the field names them
+VALID_NAMES = ("valid", "val")  # converters and loaders use different names
+RESOLUTION = "480p"  # folder between JPEGImages and the sequences in some copies
 
 
 class RefDAVIS17(PngMasks):
@@ -21,9 +23,9 @@ class RefDAVIS17(PngMasks):
     Expression ids count four annotators fastest: ``int(exp_id) % 4`` is the annotator, ``int(exp_id) // 4`` the object.
 
     Args:
-        root: the folder that holds ``meta_expressions``, ``train`` and ``valid``.
+        root: the folder of ``meta_expressions``, ``train`` and ``valid``.
         split: see ``datasets.registry``.
-        flag: the option that ``root`` came by, for messages.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -44,13 +46,13 @@ class RefDAVIS17(PngMasks):
         )
 
     def object_numbers(self, expression: Expression, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Which object each pixel of each frame shows, named by a sentence or not, [T, H, W]; 0 none, 255 void."""
+        """Returns the object number of each pixel, also of objects without a caption, [T, H, W]; 0 none, 255 void."""
         folder = self.annotations / expression.video
         return np.stack([self.read_numbers(folder / f"{frame}.png", size) for frame in expression.frames])
 
 
 def _first(folders: list[Path]) -> Path:
-    """The first that exists, or the first of all."""
+    """Returns the first path that exists, else the first of all."""
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 

@@ -1,4 +1,4 @@
-"""JHMDB-Sentences, for evaluation: what the expressions are, their frames and masks. Free of torch."""
+"""JHMDB-Sentences, for scoring."""
 
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -15,20 +15,21 @@ from util.extras import extra_module
 class JHMDBSentences(Split):
     """JHMDB-Sentences, by MTTR's list of its samples.
 
-    A sample, our expression, is a sentence at the one frame where its mask is asked for: ``exp_id`` is the sample's
-    place in the list, ``annotated`` its position. Frames are those of the video that have masks.
+    A sample, our expression, is a caption at the one frame that has its mask: ``exp_id`` is the sample's index in the
+    list,
+    ``annotated`` its frame. Frames are those of the video that have masks.
 
     Args:
-        root: the folder that holds ``Rename_Images``, ``puppet_mask`` and the list of the samples.
-        flag: the option that ``root`` came by, for messages.
-        faults: gets what is wrong with single samples, which are then left out; None raises the first.
+        root: the folder of ``Rename_Images``, ``puppet_mask`` and the list of samples.
+        flag: the flag that named ``root``, for errors.
+        faults: collects the errors of single samples, which are then left out; if None, the first is raised.
 
     Raises:
         UserError: if files are missing or damaged, or disagree, or the package scipy is not installed.
     """
 
     def __init__(self, root: Path, flag: str = "--jhmdb_path", faults: list[UserError] | None = None) -> None:
-        extra_module("scipy.io", "JHMDB-Sentences")  # before any work, not at the first mask
+        extra_module("scipy.io", "JHMDB-Sentences")  # checked now, not at the first mask
         self.has_masks, self.root = True, root
         self.origin = f"{flag} {root}"
         self.source = root / "jhmdb_sentences_samples_metadata.json"
@@ -69,7 +70,7 @@ class JHMDBSentences(Split):
                 "download the file again"
             )
         video, frame_file, _, num_frames, caption = row
-        # The paths are of the machine that made the list; the layout from the action on is ours.
+        # The paths are those of the machine that made the list; from the action folder on they hold here too.
         action, folder, frame = (("",) * 3 + PureWindowsPath(frame_file).parts)[-3:]
         if folder != video:
             raise UserError(f"{place}: the frame must lie in the folder {video[:60]!r}, got {folder[:60]!r}")
@@ -80,7 +81,7 @@ class JHMDBSentences(Split):
                 f"{place}: the frame must be a number from 1 to that of the frames, got {frame[:60]!r} of "
                 f"{str(num_frames)[:60]}; download the file again"
             )
-        self.present(self._frame_folder(video) / f"{int(num_frames):05d}.png")  # before they are listed
+        self.present(self._frame_folder(video) / f"{int(num_frames):05d}.png")  # checked before they are listed
         return Expression(
             video=video,
             exp_id=str(number),
@@ -92,12 +93,12 @@ class JHMDBSentences(Split):
 
 
 def _puppet_masks(file: Path) -> NDArray[np.bool_]:
-    """[H, W, T]: where the actor is seen."""
+    """Reads [H, W, T] masks of the actor."""
     try:
         masks = np.asarray(extra_module("scipy.io", "JHMDB-Sentences").loadmat(file)["part_mask"] > 0)
     except UserError:
         raise
-    except Exception as error:  # on damaged bytes scipy raises nearly anything
+    except Exception as error:  # scipy raises all kinds of errors on damaged bytes
         raise UserError(f"{file}: no masks or damaged ({error}); download the file again") from None
     if masks.ndim != 3:
         raise UserError(f"{file}: 'part_mask' must be of height, width and time, got {masks.shape}")

@@ -1,4 +1,4 @@
-"""Long-RVOS: what the expressions of a split are, and their masks. Free of torch."""
+"""Long-RVOS."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from datasets.readers.png_masks import PngMasks
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
 
-SHOWN = 255  # the value of the pixels that show the object
+OBJECT_VALUE = 255  # value of the object's pixels
 
 
 class LongRVOS(PngMasks):
@@ -20,9 +20,9 @@ class LongRVOS(PngMasks):
     ``Expression.kind`` is ``static``, ``dynamic`` or ``hybrid``.
 
     Args:
-        root: the folder that holds ``train``, ``valid`` and ``test``.
+        root: the folder of ``train``, ``valid`` and ``test``.
         split: one of them.
-        flag: the option that ``root`` came by, for messages.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -43,7 +43,7 @@ class LongRVOS(PngMasks):
         )
 
     def targets(self, fields: Any, place: str) -> tuple[str, ...] | None:
-        return one_object(fields, place)  # any number: it names a folder, no pixel
+        return one_object(fields, place)  # any number: it names a folder, not a pixel value
 
     def mask_file(self, expression: Expression, index: int) -> Path | None:
         assert expression.object_ids is not None, "masks were asked of a split that hides them"
@@ -51,12 +51,14 @@ class LongRVOS(PngMasks):
         file = folder / f"{expression.frames[index]}.png"
         if file.is_file():
             return file
-        if not folder.is_dir():  # an object that is never seen would not be spoken of
+        if not folder.is_dir():  # a caption never names an object that is never seen
             raise MissingFileError(f"{self.origin}: {folder} is missing; download or unpack the dataset again")
         return None
 
     def shown(self, values: NDArray[np.uint8], expression: Expression, file: Path) -> NDArray[np.bool_]:  # noqa: ARG002
-        mask = values == SHOWN
+        mask = values == OBJECT_VALUE
         if values.any() and not mask.any():
-            raise UserError(f"{file}: pixels of the object must be {SHOWN}, the highest is {values.max()}; replace it")
+            raise UserError(
+                f"{file}: pixels of the object must be {OBJECT_VALUE}, the highest is {values.max()}; replace it"
+            )
         return mask

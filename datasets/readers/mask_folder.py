@@ -1,4 +1,4 @@
-"""Masks in folders by concept, for evaluation: a layout for what has no other, as Ref-VPS. Free of torch."""
+"""Masks in one folder per concept, for scoring: a layout for datasets without a reader, such as Ref-VPS."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 from util.images import image_size
 
-SHOWN = 255  # 0 is background; values between are pixels that nobody could assign
+CONCEPT_VALUE = 255  # 0 is background; values between are void
 
 
 class MaskFolder(Split):
-    """Videos whose masks lie in ``<root>/Annotations/<video>/<concept>/<frame>.png``.
+    """Videos whose masks are ``<root>/Annotations/<video>/<concept>/<frame>.png``.
 
-    Pixels are 255 where the concept is seen, 0 where it is not, and anything between where that cannot be said.
-    ``exp_id`` and ``kind`` are the concept; frames are the masks'. Pictures, ``<root>/JPEGImages/<video>/<frame>.jpg``,
-    need not exist.
+    Pixels are 255 where the concept is, 0 where it is not, and any value between for void. ``exp_id`` and ``kind``
+    are the
+    concept; frames are those of the masks. Images, ``<root>/JPEGImages/<video>/<frame>.jpg``, may be missing.
 
     Args:
-        flag: the option that ``root`` came by, for messages.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if there is no mask.
@@ -52,17 +52,19 @@ class MaskFolder(Split):
         return image_size(self._mask_file(expression, 0))
 
     def masks(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-        return self._values(expression, indices, size) == SHOWN
+        return self._values(expression, indices, size) == CONCEPT_VALUE
 
     def void(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         values = self._values(expression, indices, size)
-        return (values != 0) & (values != SHOWN)
+        return (values != 0) & (values != CONCEPT_VALUE)
 
     def _mask_file(self, expression: Expression, index: int) -> Path:
         return self.source / expression.video / expression.exp_id / f"{expression.frames[index]}.png"
 
     def _values(self, expression: Expression, indices: list[int], size: tuple[int, int]) -> NDArray[np.uint8]:
         values = np.stack([self.read_numbers(self._mask_file(expression, index), size) for index in indices])
-        if values.any() and not (values == SHOWN).any() and values.max() == 1:
-            raise UserError(f"{self._mask_file(expression, indices[0])}: the object must be {SHOWN}, got 1; scale them")
+        if values.any() and not (values == CONCEPT_VALUE).any() and values.max() == 1:
+            raise UserError(
+                f"{self._mask_file(expression, indices[0])}: the object must be {CONCEPT_VALUE}, got 1; scale them"
+            )
         return values

@@ -1,13 +1,13 @@
-"""MeViS's ``mask_dict.json`` as flat files that every process reads from instead of holding. Free of torch.
+"""Stores MeViS's ``mask_dict.json`` as flat files, which processes read instead of holding it in memory.
 
-The JSON of the real training split is hundreds of megabytes of text and gigabytes of Python objects, in every loader
+The JSON of the real training split is hundreds of megabytes of text, and gigabytes of Python objects in every loader
 process. It is converted once to a folder:
 
-    counts.bin    every compressed COCO RLE, one after the other
-    ends.npy      [M] where each ends; an absent mask has no bytes
-    sizes.npy     [M, 2] (H, W) of each; zeros where absent
+    counts.bin    every compressed COCO RLE, concatenated
+    ends.npy      [M] end of each; an absent mask has no bytes
+    sizes.npy     [M, 2] (H, W) of each; zeros if absent
     objects.json  annotation id -> [first mask, number of masks]
-    source.json   size and time of the file it was made from
+    source.json   size and time of the source file
 """
 
 import glob
@@ -29,7 +29,7 @@ from util.rle import checked_rle, run_lengths
 
 SUFFIX = ".store"
 MANY_RUNS = 2000  # from about here on a loop over runs takes longer than writing every pixel of a 480 x 854 mask
-FORMAT = 2  # of the folder; another number converts anew
+FORMAT = 2  # version of the folder; another number converts again
 
 
 class MaskStore:
@@ -37,10 +37,10 @@ class MaskStore:
 
     Args:
         source: ``mask_dict.json``: {annotation id: [compressed RLE or null, one per frame]}.
-        cache_dir: where the converted arrays are kept; beside ``source`` if None.
+        cache_dir: folder of the converted files; None is beside ``source``.
 
     Raises:
-        UserError: if ``source`` is damaged, or the arrays cannot be written.
+        UserError: if ``source`` is damaged, or the files cannot be written.
     """
 
     def __init__(self, source: Path, cache_dir: Path | None = None) -> None:
@@ -67,11 +67,11 @@ class MaskStore:
         return list(self._objects)
 
     def num_masks(self, annotation: str) -> int:
-        """How many masks, absent ones counted, an annotation lists."""
+        """Returns the number of masks of an annotation, absent ones included."""
         return self._objects[annotation][1]
 
     def size(self, annotation: str, position: int) -> tuple[int, int] | None:
-        """(H, W) of a mask; None where the object is absent."""
+        """Returns (H, W) of a mask; None if the object is absent."""
         height, width = self._sizes[self._objects[annotation][0] + position].tolist()
         return (height, width) if height else None
 
@@ -101,17 +101,17 @@ class MaskStore:
             pixels[start:end] = 1
 
     def _read_counts(self, first: int, end: int) -> bytes:
-        # Read, not mapped: pages of a mapping count as the worker's own memory, up to the whole file.
+        # Read, not mapped: mapped pages count as the worker's memory, up to the whole file.
         with self._counts.open("rb", buffering=0) as file:
             file.seek(first)
             return file.read(end - first)
 
 
 def store_folder(source: Path, cache_dir: Path | None) -> Path:
-    """Where the arrays of a mask file are kept."""
+    """Returns the folder of the converted files of a mask file."""
     if cache_dir is None:
         return source.with_name(source.name + SUFFIX)
-    place = "-".join(source.absolute().parts[-3:])  # dataset, split and name: one cache serves several
+    place = "-".join(source.absolute().parts[-3:])  # dataset, split and name: datasets may share a cache
     return cache_dir / (place + SUFFIX)
 
 
@@ -131,14 +131,14 @@ def _identity(source: Path) -> dict[str, Any]:
 
 
 def _convert_once(source: Path, folder: Path) -> None:
-    """Converts under a lock: of several processes the first does, the others wait for it."""
+    """Converts under a lock: the first process does it, the others wait."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f".{folder.name}.lock"))
         with lock:
             if _is_current(folder, source):
                 return
-            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):  # of a killed process
+            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):  # left by a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
             identity = _identity(source)
             arrays = _read(source)
@@ -160,7 +160,7 @@ def _write(arrays: "_Arrays", folder: Path) -> None:
 
 
 class _Arrays:
-    """What is collected while the JSON is read, object by object."""
+    """Collects masks while the JSON is read, object by object."""
 
     def __init__(self) -> None:
         self.counts = bytearray()
@@ -192,7 +192,7 @@ class _Arrays:
 
 
 def _read(source: Path) -> _Arrays:
-    """Goes through the JSON object by object: the whole as Python objects would take gigabytes."""
+    """Reads the JSON object by object: as a whole its Python objects would take gigabytes."""
     arrays = _Arrays()
     try:
         text = source.read_text(encoding="utf-8")
@@ -211,10 +211,10 @@ def _read(source: Path) -> _Arrays:
 
 
 def object_items(text: str) -> Iterator[tuple[str, Any, int]]:
-    """Yields (key, value, position after them) of the object that ``text`` holds.
+    """Yields (key, value, position after them) of the JSON object in ``text``.
 
     Raises:
-        ValueError: if ``text`` is no JSON, or no object.
+        ValueError: if ``text`` is not JSON, or not an object.
         RecursionError: if a value is nested too deeply.
     """
     decoder = json.JSONDecoder()
@@ -236,7 +236,7 @@ def object_items(text: str) -> Iterator[tuple[str, Any, int]]:
 
 
 def _expect(text: str, position: int, character: str) -> int:
-    """The position of what follows ``character``, which stands next."""
+    """Returns the position after ``character``, which must be next."""
     position = _skip(text, position)
     if not text.startswith(character, position):
         raise ValueError(f"'{character}' expected at character {position}")
@@ -244,7 +244,7 @@ def _expect(text: str, position: int, character: str) -> int:
 
 
 def _skip(text: str, position: int) -> int:
-    """The position of the next character that is no white space."""
+    """Returns the position of the next character that is not white space."""
     while position < len(text) and text[position] in " \t\r\n":
         position += 1
     return position

@@ -1,4 +1,4 @@
-"""MeViS: what the expressions of a split are, and their masks. Free of torch."""
+"""MeViS, versions 1 and 2."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from datasets.readers.mask_store import MaskStore
 from datasets.split import Expression, MaskCountError, MaskSizeError, Split
 from util.errors import UserError
 
-META_FILES = ("meta_expressions.json", "meta_expressions_release.json")  # the test split comes under the second name
+META_FILES = ("meta_expressions.json", "meta_expressions_release.json")  # the test split has the second name
 
 
 class MeViS(Split):
     """One split of MeViS, version 1 or 2.
 
-    Frames are sorted by name once, their masks with them. Version 2 has expressions without a target; in version 1
-    every expression of train and valid_u has one.
+    Frames are sorted by name, and their masks with them. Version 2 has expressions without a target; in version 1
+    every
+    expression of train and valid_u has one.
 
     Args:
-        root: the folder that holds ``train``, ``valid_u``, ``valid`` and ``test``.
+        root: the folder of ``train``, ``valid_u``, ``valid`` and ``test``.
         split: one of them.
-        cache_dir: where converted masks are kept; beside ``mask_dict.json`` if None.
-        flag: the option that ``root`` came by, for messages.
+        cache_dir: folder of the converted masks; None is beside ``mask_dict.json``.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -62,7 +63,7 @@ class MeViS(Split):
                     f"{self._store.source}: annotation {annotation} of {expression.video} must list {len(order)} "
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
-        columns = np.zeros((len(indices), size[1], size[0]), np.uint8)  # turned, as run lengths go
+        columns = np.zeros((len(indices), size[1], size[0]), np.uint8)  # transposed, in the order of run lengths
         for picture, index in zip(columns, indices, strict=True):
             for annotation in annotations:
                 own_size = self._store.size(annotation, order[index])
@@ -76,7 +77,7 @@ class MeViS(Split):
 
 
 def _targets(fields: Any, place: str) -> tuple[str, ...] | None:
-    """Annotation ids; None where the split hides them."""
+    """Returns annotation ids; None if the split hides them."""
     if "anno_id" not in fields:
         return None
     listed = entry(fields, "anno_id", list, place)

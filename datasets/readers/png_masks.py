@@ -1,4 +1,4 @@
-"""Videos of JPEGs whose targets, one object each, lie in PNG files. Free of torch."""
+"""The base of readers whose frames are JPEGs and whose objects have numbers in PNG files."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,21 @@ from datasets.annotations import one_object, unsorted_videos, video_expressions
 from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 
-VOID = 255  # marks pixels that nobody could assign, no object
+VOID = 255  # void pixels, not an object
 
 
 class PngMasks(Split):
-    """A split whose masks are palette images: the value of a pixel is the number of the object it shows.
+    """A split whose masks are palette images: the value of a pixel is the number of its object.
 
     Args:
         root: the folder of the dataset.
-        images: the folder of a folder of JPEGs per video.
-        annotations: likewise of PNGs.
+        images: folder with one folder of JPEGs per video.
+        annotations: folder with one folder of PNGs per video.
         videos: the records of ``meta_expressions.json``.
-        source: this file.
-        flag: the option that ``root`` came by, for messages.
-        needs_masks: whether it is an error if the targets are hidden.
-        kind_key: where the expressions say of what sort they are.
+        source: that file.
+        flag: the flag that named ``root``, for errors.
+        needs_masks: raise an error if the split hides its targets.
+        kind_key: key of the kind of expression.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -62,10 +62,10 @@ class PngMasks(Split):
         self.has_masks = annotations.is_dir() and not hidden
 
     def targets(self, fields: Any, place: str) -> tuple[str, ...] | None:
-        """The object of an expression; None where the split hides it.
+        """Returns the object of an expression; None if the split hides it.
 
         Raises:
-            UserError: if it is no number that a pixel can have.
+            UserError: if it is not a number that a pixel can have.
         """
         objects = one_object(fields, place)
         if objects and not 0 < int(objects[0]) < VOID:
@@ -88,10 +88,10 @@ class PngMasks(Split):
         return masks
 
     def mask_file(self, expression: Expression, index: int) -> Path | None:
-        """The PNG of a position; None where it need not exist, the object being absent."""
+        """Returns the PNG of a frame; None if the object is absent and there may be none."""
         return self.annotations / expression.video / f"{expression.frames[index]}.png"
 
     def shown(self, values: NDArray[np.uint8], expression: Expression, file: Path) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Where the pixels of a PNG, [H, W], show the object of an expression."""
+        """Returns where the pixels of a PNG, [H, W], show the object of an expression."""
         assert expression.object_ids is not None, "masks were asked of a split that hides them"
         return values == int(expression.object_ids[0])

@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as one-frame videos: what the expressions are, and their masks. Free of torch."""
+"""RefCOCO, RefCOCO+ and RefCOCOg as one-frame videos."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ from util.rle import CocoMask, checked_mask
 
 
 class RefCOCO(Split):
-    """One split of one of the three, in the form that ReferFormer's converter writes.
+    """One split of RefCOCO, RefCOCO+ or RefCOCOg, in the format of ReferFormer's converter.
 
-    That file has an image entry for every sentence, each with one annotation: the entry's id is our video id, its only
-    expression is ``"0"``, its only frame the stem of the picture.
+    The file has one image entry per caption, each with one annotation. The entry's id is our video id, its only
+    expression
+    is ``"0"``, its only frame the stem of the image.
 
     Args:
-        root: the folder that holds ``train2014`` and a folder for each dataset.
+        root: the folder of ``train2014`` and one folder per dataset.
         dataset: refcoco, refcoco+ or refcocog.
         split: see ``datasets.registry``.
-        flag: the option that ``root`` came by, for messages.
-        faults: gets what is wrong with single sentences, which are then left out; None raises the first.
+        flag: the flag that named ``root``, for errors.
+        faults: collects the errors of single captions, which are then left out; if None, the first is raised.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -64,7 +65,7 @@ class RefCOCO(Split):
         return np.repeat(mask.decode()[None], len(indices), axis=0)
 
     def _by_image(self, annotations: list[Any]) -> dict[str, Any]:
-        """The annotations by the id of their image."""
+        """Groups annotations by the id of their image."""
         by_image: dict[str, Any] = {}
         for annotation in annotations:
             video = str(entry(annotation, "image_id", (int, str), self.source))

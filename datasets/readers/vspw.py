@@ -1,4 +1,4 @@
-"""Stuff of VSPW, for evaluation by class: what the expressions are, and their masks. Free of torch."""
+"""Stuff of VSPW, for scoring by class."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,22 @@ from datasets.annotations import entry, plain_name, read_annotations
 from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
 
-CLASSES_FILE = "val_vid2classes.json"  # REM's list of which stuff is asked for in which video
-NAMES_FILE = "label_num_dic_final.json"  # VSPW's: {class name: value of its pixels}; may be absent
+CLASSES_FILE = "val_vid2classes.json"  # REM's list of the classes per video
+NAMES_FILE = "label_num_dic_final.json"  # VSPW's {class name: pixel value}; may be missing
 VOID_VALUES = (0, 255)  # pixels of no class; the value of class n is n + 1
 NUM_CLASSES = 124
 
 
 class VSPWStuff(Split):
-    """The videos of VSPW's validation list, asked for their stuff as REM does: "the {class}" is all of it.
+    """The videos of VSPW's validation list, asked for stuff as REM does: "the {class}" means all of it.
 
-    ``exp_id`` is the class's number, counted from 0, ``kind`` its name.
+    ``exp_id`` is the class number, counted from 0, ``kind`` its name.
 
     Args:
-        root: the folder ``VSPW_480p``, with ``data``, ``val.txt``, and REM's ``val_vid2classes.json`` put beside.
-            Without VSPW's file of names a class is called by its number.
-        flag: the option that ``root`` came by, for messages.
+        root: the folder ``VSPW_480p``, with ``data``, ``val.txt``, and REM's ``val_vid2classes.json``. Without VSPW's
+            file
+            of names, a class has its number as its name.
+        flag: the flag that named ``root``, for errors.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -80,7 +81,7 @@ class VSPWStuff(Split):
 
 
 def _names(file: Path, origin: str) -> dict[int, str]:
-    """The names of the classes by their numbers from 0."""
+    """Returns the names of the classes by number, from 0."""
     if not file.is_file():
         return {number: f"class {number}" for number in range(NUM_CLASSES)}
     values = read_annotations(file, origin)

@@ -1,4 +1,4 @@
-"""Refer-YouTube-VOS: what the expressions of a split are, and their masks. Free of torch."""
+"""Ref-YouTube-VOS."""
 
 from pathlib import Path
 from typing import Any
@@ -7,23 +7,24 @@ from datasets.annotations import read_videos
 from datasets.readers.png_masks import PngMasks
 from util.errors import MissingFileError, UserError, did_you_mean
 
-NUM_VALID = 202  # videos; the file of valid lists the 305 of test too
+NUM_VALID = 202  # videos of valid; its file lists the 305 of test too
 
 
 class RefYouTubeVOS(PngMasks):
-    """One split of Refer-YouTube-VOS.
+    """One split of Ref-YouTube-VOS.
 
-    Only train shows its targets in every download; valid does where its masks and object numbers were added.
+    The targets of train are in every download; those of valid only if its masks and object numbers were added.
 
     Args:
-        root: the folder that holds ``meta_expressions``, ``train`` and ``valid``.
+        root: the folder of ``meta_expressions``, ``train`` and ``valid``.
         split: see ``datasets.registry``.
-        videos: a text file of video ids, one a line, that chooses among those of the split. By default all of them,
-            but without those of test if ``meta_expressions/test`` names these.
-        flag: the option that ``root`` came by, for messages.
+        videos: text file of video ids, one per line, to choose from the split. By default all videos, without those
+            of test
+            if ``meta_expressions/test`` names these.
+        flag: the flag that named ``root``, for errors.
 
     Attributes:
-        selection: which videos were chosen, in words.
+        selection: describes which videos were chosen.
 
     Raises:
         UserError: if files are missing or damaged, or disagree.
@@ -58,7 +59,7 @@ def _meta_file(root: Path, split: str) -> Path:
 
 
 def _without_test(records: dict[str, Any], test_file: Path, origin: str) -> tuple[dict[str, Any], str]:
-    """The videos of valid proper, as far as they can be told, and what they are in words."""
+    """Returns the videos of valid proper, as far as they can be told from those of test, and a description."""
     if not test_file.is_file():
         which = f"with those of test ({test_file}, which tells them apart, is missing)"
         is_proper = len(records) <= NUM_VALID
@@ -71,7 +72,7 @@ def _without_test(records: dict[str, Any], test_file: Path, origin: str) -> tupl
 
 
 def _listed(file: Path, records: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The videos that a text file names, in the order of ``records``."""
+    """Returns the videos that a text file names, in the order of ``records``."""
     if not file.is_file():
         raise MissingFileError(f"--video_list {file}: no such file; give a text file with one video id a line")
     try:

@@ -21,7 +21,7 @@ from models.lora import has_lora
 from util.errors import MissingFileError, UserError
 from util.files import move_over, write_text_whole
 from util.run_folder import LATEST, checkpoint_name, checkpoints, latest_checkpoint
-from util.weight_files import ADAPTER_NAME, load_plain, read_sharded_folder, write_sharded_folder
+from util.weight_files import ADAPTER_NAME, load_plain, read_saved_folder, write_saved_folder
 
 STATE_FILE = "training_state.pt"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -74,7 +74,7 @@ def write_network(network: ModelMixin, tensors: dict[str, Tensor], folder: Path)
     if has_lora(network):
         save_file(tensors, folder / ADAPTER_NAME)
     else:
-        write_sharded_folder(folder, tensors)
+        write_saved_folder(folder, tensors)
 
 
 def read_state(checkpoint: Path, expected: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def read_network(checkpoint: Path, name: str, targets: dict[str, Tensor]) -> Non
     """
     source, folder = f"--resume {checkpoint}", checkpoint / name
     is_lora = (folder / ADAPTER_NAME).is_file()
-    tensors = load_file(folder / ADAPTER_NAME) if is_lora else read_sharded_folder(folder, source).tensors
+    tensors = load_file(folder / ADAPTER_NAME) if is_lora else read_saved_folder(folder, source).tensors
     if tensors.keys() != targets.keys():
         raise UserError(f"{source}: {name} holds another network; give a checkpoint of the same model and --lora_rank")
     for parameter, target in targets.items():

@@ -46,7 +46,7 @@ from engine.training.signals import StopSignal, batches_of
 from engine.training.tasks import StepResult, Task
 from util.errors import UserError
 from util.files import staged_folder
-from util.run_folder import averaged_name, checkpoint_name
+from util.run_folder import checkpoint_name, ema_name
 from util.weight_files import load_plain
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ class Trainer:
         saved = saved_parameters(self.task.network)
         with self._staged(checkpoint_name(self.step)) as staging:
             self._write_weights(saved, staging / self.task.network_name)
-            self._write_weights(saved | self.ema.tensors, staging / averaged_name(self.task.network_name))
+            self._write_weights(saved | self.ema.tensors, staging / ema_name(self.task.network_name))
             optimizer_state = self._optimizer_state()
             if is_main:
                 torch.save(optimizer_state, staging / OPTIMIZER_FILE)
@@ -278,7 +278,7 @@ class Trainer:
         state = read_state(checkpoint, self._start)
         saved = saved_parameters(self.task.network)
         read_network(checkpoint, self.task.network_name, saved)
-        read_network(checkpoint, averaged_name(self.task.network_name), saved | self.ema.tensors)
+        read_network(checkpoint, ema_name(self.task.network_name), saved | self.ema.tensors)
         self._load_optimizer_state(checkpoint)
         self.ema.num_steps = state["ema_steps"]
         self.step = state["step"]

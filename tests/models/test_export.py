@@ -243,7 +243,7 @@ def test_scores_are_those_of_these_weights_alone(run_copy, caplog):
     [
         ("flow", "out", ["--checkpoint", "bset"], ["latest, step_0000001, step_0000002, best", "did you mean 'best'"]),
         ("flow", "out", ["--checkpoint", "../flow/best"], ["the run has"]),
-        ("flow", "out", ["--checkpoint", "best", "--weights", "model"], ["--weights model", "averaged weights alone"]),
+        ("flow", "out", ["--checkpoint", "best", "--weights", "model"], ["--weights model", "only EMA weights"]),
         ("flow", "out", ["--vae_ckpt", "nowhere"], ["--vae_ckpt nowhere"]),
         ("flow", "out", ["--wan_path", "nowhere"], ["--wan_path nowhere"]),
         ("flow", "out", ["--format", "reference"], ["--out", "must end in .pth"]),
@@ -269,14 +269,14 @@ def test_what_exists_is_never_replaced(runs, tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "damage", "match"),
     [
-        ("latest", lambda run: (run / "options.json").write_text("{}"), "is none of main.py's"),
+        ("latest", lambda run: (run / "options.json").write_text("{}"), "was not written by main.py"),
         ("latest", lambda run: (run / "options.json").write_text("{"), "not valid JSON"),
         ("latest", lambda run: (run / "latest").unlink(), "no checkpoint yet"),
-        ("latest", lambda run: shutil.rmtree(run / "step_0000002"), "'step_0000002', which is not there"),
-        ("latest", lambda run: (run / "latest").write_bytes(b"\xff"), "which is not there"),
-        ("latest", lambda run: shutil.rmtree(run / "step_0000002" / "transformer_ema"), "no averaged weights"),
+        ("latest", lambda run: shutil.rmtree(run / "step_0000002"), "'step_0000002', which does not exist"),
+        ("latest", lambda run: (run / "latest").write_bytes(b"\xff"), "which does not exist"),
+        ("latest", lambda run: shutil.rmtree(run / "step_0000002" / "transformer_ema"), "no EMA weights"),
         ("latest", lambda run: cut(run / "step_0000002" / "transformer_ema"), "is damaged"),
-        ("best", lambda run: (run / "best" / "metrics.json").write_text("{}"), "names no step"),
+        ("best", lambda run: (run / "best" / "metrics.json").write_text("{}"), "holds no step"),
     ],
 )
 def test_a_damaged_run_is_refused(run_copy, tmp_path, checkpoint, damage, match):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from util.bitmasks import Patch, contours, count_shared, crop, pack, surroundings
+from util.bitmasks import Patch, contours, count_shared, crop, surroundings, to_words
 
 
 def unpack(words, width):
@@ -25,7 +25,7 @@ def placed(patch, size):
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 63, 64, 65, 128, 200])
 def test_packing_keeps_every_pixel(width):
     masks = np.random.default_rng(width).random((3, 5, width)) < 0.5
-    words = pack(masks)
+    words = to_words(masks)
     assert (unpack(words, width) == masks).all()
     assert unpack(contours(words, width), width).shape == masks.shape
 
@@ -40,19 +40,19 @@ def test_surroundings_of_pixels_are_disks(radius):
     for mask, (row, column) in zip(masks, pixels, strict=True):
         mask[row, column] = True
     expected = np.stack([(x - column) ** 2 + (y - row) ** 2 <= radius**2 for row, column in pixels])
-    assert (placed(surroundings(crop(pack(masks)), radius), size) == expected).all()
+    assert (placed(surroundings(crop(to_words(masks)), radius), size) == expected).all()
 
 
 def test_the_crop_holds_every_pixel_and_no_empty_edge():
     masks = np.zeros((2, 40, 300), bool)
     masks[0, 7, 130], masks[1, 20, 200] = True, True
-    patch = crop(pack(masks))
+    patch = crop(to_words(masks))
     assert (patch.top, patch.bottom, patch.left, patch.right) == (7, 21, 2, 4)
     assert (placed(patch, (40, 300)) == masks).all()
 
 
 def test_nothing_has_no_surroundings_and_shares_nothing():
-    nothing, something = crop(pack(np.zeros((2, 9, 70), bool))), crop(pack(np.ones((2, 9, 70), bool)))
+    nothing, something = crop(to_words(np.zeros((2, 9, 70), bool))), crop(to_words(np.ones((2, 9, 70), bool)))
     assert surroundings(nothing, 3).words.size == 0
     assert count_shared(nothing, something).tolist() == count_shared(something, nothing).tolist() == [0, 0]
 
