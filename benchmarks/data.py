@@ -1,12 +1,13 @@
-"""Clips per second and memory per worker of the data path, against a plain loader on the same clips.
+"""Measures clips per second and memory per worker of the data code, against a plain loader on the same clips.
 
     PYTHONPATH=. python benchmarks/data.py [--sizes 720 1080] [--grains 2 6] [--num_clips 48] [--num_objects 8000]
 
-The plain loader is what users would write: Pillow decodes each JPEG at full size and resizes it with its bilinear
-filter, ``mask_dict.json`` is held as Python objects, masks are decoded by pycocotools and resized by OpenCV. Both
-choose the same 17 frames, make the same sizes, and run in two worker processes. Sparse clips without crops, flips or
-jitter. Grain is the deviation of noise on the pictures, of 255 levels: with 2, JPEGs are as large as frames of web
-videos mostly are, with 6 as those of a good camera.
+The plain loader is what users would write. Pillow decodes each JPEG at full size and resizes it with its bilinear
+filter, ``mask_dict.json`` is held as Python objects, pycocotools decodes masks and OpenCV resizes them. Both loaders
+choose the same 17 frames, make the same sizes and use two workers; sparse clips without crops, flips or jitter. Grain
+is
+the deviation of noise on the frames, of 255 levels: at 2, JPEGs are as large as frames of typical web videos, at 6 as
+those of a good camera.
 """
 
 import itertools
@@ -40,7 +41,7 @@ MASK_FILE_FRAMES = 80
 
 
 class PlainClips(Dataset[tuple[Tensor, Tensor]]):
-    """The same clips as ``clips`` makes, the plain way."""
+    """Makes the same clips as ``clips`` in the plain way."""
 
     def __init__(self, clips: ReferringClips, root: Path) -> None:
         self.clips = clips
@@ -65,7 +66,7 @@ class PlainClips(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Nothing(Dataset[int]):
-    """What a bare worker has."""
+    """A dataset for a worker that holds nothing."""
 
     def __len__(self) -> int:
         return 1
@@ -75,7 +76,7 @@ class Nothing(Dataset[int]):
 
 
 class Touched(Dataset[int]):
-    """Decodes every mask of a split, then answers how much memory the worker has to itself."""
+    """Decodes every mask of a split, then returns the memory that only this worker uses."""
 
     def __init__(self, split: MeViS) -> None:
         self.split = split
@@ -90,7 +91,7 @@ class Touched(Dataset[int]):
 
 
 def private_megabytes() -> int:
-    """The unique set size of this process."""
+    """Returns the unique set size of this process."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024
 
@@ -99,7 +100,7 @@ def private_megabytes() -> int:
 
 
 def write_videos(root: Path, height: int, grain: float) -> None:
-    """Videos of moving texture and grain, in MeViS's layout."""
+    """Writes videos of moving texture and grain in MeViS's layout."""
     rng = np.random.default_rng(0)
     width = height * 16 // 9
     videos: dict[str, Any] = {}
@@ -126,7 +127,7 @@ def write_videos(root: Path, height: int, grain: float) -> None:
 
 
 def write_mask_file(root: Path, num_objects: int) -> None:
-    """Annotations alone, as many as the real training split has."""
+    """Writes only annotations, as many as the real training split has."""
     rng = np.random.default_rng(0)
     rles = [blob(rng, 720, 1280) for _ in range(64)]
     names = [f"{index:05d}" for index in range(MASK_FILE_FRAMES)]
@@ -145,7 +146,7 @@ def write_annotations(root: Path, videos: dict[str, Any], masks: dict[str, Any])
 
 
 def blob(rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
-    """A compressed RLE of an irregular object."""
+    """Returns a compressed RLE of an irregular object."""
     canvas = np.zeros((height, width), np.uint8)
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     radii = height * (0.15 + 0.01 * rng.normal(0, 1, 60))
@@ -162,7 +163,7 @@ def blob(rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
 def clips_per_second(dataset: Dataset[Any], batches: list[list[Key]], collate_fn: Any) -> float:
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate_fn, num_workers=NUM_WORKERS)
     first_of: Iterator[Any] = iter(loader)
-    next(first_of)  # the workers have started
+    next(first_of)  # workers have started
     start = time.perf_counter()
     for _ in first_of:
         pass
@@ -180,7 +181,7 @@ def measure_speed(height: int, grain: float, num_clips: int) -> None:
         files = list(root.rglob("*.jpg"))
         kilobytes = sum(file.stat().st_size for file in files) / len(files) / 1000
         rates: dict[str, list[float]] = {"plain": [], "ours": []}
-        for _ in range(ROUNDS):  # alternating, so that both see the same machine
+        for _ in range(ROUNDS):  # alternating: both see the same machine
             rates["plain"].append(clips_per_second(plain, batches, lambda made: made[0]))
             rates["ours"].append(clips_per_second(clips, batches, collate))
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -194,7 +195,7 @@ def measure_memory(num_objects: int) -> None:
         root = Path(folder)
         write_mask_file(root, num_objects)
         size = (root / "train" / "mask_dict.json").stat().st_size / 2**20
-        MeViS(root, "train")  # converts
+        MeViS(root, "train")  # converts the mask file
         split = MeViS(root, "train")
         bare = next(iter(DataLoader(Nothing(), num_workers=1))).item()
         full = next(iter(DataLoader(Touched(split), num_workers=1))).item()

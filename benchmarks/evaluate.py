@@ -1,17 +1,20 @@
-"""Seconds per expression of an evaluation, against a loop of the plain kind.
+"""Measures seconds per expression of inference on a benchmark, against a plain loop.
 
     PYTHONPATH=. python benchmarks/evaluate.py [--num_videos 2] [--num_frames 9] [--rounds 3]
 
-The plain loop goes over expressions, as the original's does: one loader process decodes all JPEGs of the video and
-fits them to the model, for every expression anew; then the video is encoded, the sentence embedded, one prompt solved
-and decoded, all by the library's layers; the logits are resized as float32 and thresholded, J and F computed with
-dilations by a full disk, and the masks written by Pillow, before the next begins. Ours is ``engine.evaluate`` with its
-captions embedded, its worker processes started and its records written, all within the time. Both use the toy model of
-assets/toy and as many threads; loading weights is left out of both. Sources are toy videos enlarged to 1280 x 720
-JPEGs, 16 sentences each.
+The plain loop goes over expressions, as the original's does. For every expression one loader process decodes and
+resizes
+all JPEGs of the video; then the video is encoded, the caption embedded, one prompt solved and decoded, with the
+library's layers; the logits are resized as float32 and thresholded, J and F are computed with dilations by a full
+disk,
+and Pillow writes the masks, before the next expression begins. Ours is ``engine.inference.segment_split``, with
+caption
+embedding, start of workers and writing of records in the measured time. Both use the toy model of assets/toy and the
+same number of threads; loading weights is not measured. Sources are toy videos enlarged to 1280 x 720 JPEGs, with 16
+captions each.
 
-Besides wall-clock time, the processor time of all processes of each is reported: on a busy machine it is the steadier
-number, but it leaves out what ours gains by working side by side.
+The processor time of all processes is reported too. On a busy machine it is the steadier number, but it does not show
+what ours gains by doing things at the same time.
 """
 
 import math
@@ -62,7 +65,7 @@ def load_toy() -> LoadedFlowRVS:
 
 
 class PlainExpressions(Dataset[tuple[NDArray[np.uint8], int]]):
-    """The fitted frames of one expression after the other."""
+    """Yields the resized frames of one expression after the other."""
 
     def __init__(self, split: MeViS, fitted: tuple[int, int]) -> None:
         self.split, self.fitted = split, fitted
@@ -81,7 +84,7 @@ class PlainExpressions(Dataset[tuple[NDArray[np.uint8], int]]):
 
 
 def plain_pipeline() -> FlowRVS:
-    """With the library's VAE as it is."""
+    """Builds the pipeline with the library's VAE layers."""
     pipeline = load_toy().pipeline
     use_library_layers(pipeline.vae)
     for parameter in pipeline.vae.parameters():
@@ -153,7 +156,7 @@ def our_evaluation(loaded: LoadedFlowRVS, split: MeViS, out: Path, prompt_batch:
 
 
 def enlarged_videos(num_frames: int) -> Iterator[Video]:
-    """Toy videos at the size of the sources, with sentences of other worlds to make up the number."""
+    """Makes toy videos at source size, with captions of other worlds to reach the number."""
     rng = np.random.default_rng(0)
     while True:
         video = make_video(rng, num_frames=num_frames)
@@ -178,7 +181,7 @@ def enlarged(mask: Masks) -> Masks:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per expression: on the wall, and of all processors together."""
+    """Seconds per expression: wall-clock time, and time of all processors."""
 
     wall: float
     processor: float

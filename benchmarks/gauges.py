@@ -1,4 +1,4 @@
-"""Seconds of steps, peak memory and matrix products of a device; its name; rows in fresh processes."""
+"""Measures seconds of steps, peak memory and matrix products of a device; runs rows in fresh processes."""
 
 import platform
 import statistics
@@ -22,9 +22,9 @@ Rows: TypeAlias = dict[str, list[Measured | None]]
 
 
 def timed(steps: Iterator[object], num_steps: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Seconds of each step, on the wall and of all threads of this process.
+    """Returns the seconds of each step: wall-clock time, and processor time of all threads of this process.
 
-    A GPU marks the times itself, so that no step waits for being timed.
+    On a GPU, events mark the times, so no step waits for the measurement.
     """
     processor = [time.process_time()]
     if device.type == "cuda":
@@ -51,9 +51,9 @@ def _event() -> Any:
 
 
 def matmul_rate(side: int, device: torch.device) -> float:
-    """FLOP/s of a product of square matrices, the median of ten: bf16 on CUDA, float32 on a CPU.
+    """Returns FLOP/s of a product of square matrices, median of ten: bf16 on CUDA, float32 on a CPU.
 
-    A GPU at rest has slow clocks: it gets a thousand products first.
+    An idle GPU has low clocks, so it runs a thousand products first.
     """
     matrix = torch.randn(side, side, device=device, dtype=select_dtype("auto", device))
 
@@ -67,9 +67,9 @@ def matmul_rate(side: int, device: torch.device) -> float:
 
 
 class PeakMemory:
-    """Bytes held at the peak since ``reset``: on CUDA allocated ones, on a CPU resident ones beyond those at the start.
+    """Measures peak bytes since ``reset``: allocated memory on CUDA, growth of resident memory on a CPU.
 
-    Linux alone counts resident memory in the way that this needs.
+    On a CPU only Linux counts resident memory as this needs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -93,7 +93,7 @@ def _resident(entry: str) -> int:
 
 
 def machine(device: torch.device) -> str:
-    """What a table names."""
+    """Returns the name of the machine for a table."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -103,13 +103,13 @@ def machine(device: torch.device) -> str:
 
 
 def in_fresh_processes(measure: Callable[[str], Measured | None], names: list[str], rounds: int) -> Rows[Measured]:
-    """Each row as often as there are rounds, in a process of its own; alternating, so that all see the same machine.
+    """Measures each row in new processes, rows alternating, so that all see the same machine.
 
     Args:
-        measure: of a row's name; one that can be pickled.
+        measure: measures a row by name; must pickle.
 
     Returns:
-        For each row what its rounds measured; None where memory did not suffice.
+        For each row its measurements per round; None if memory was too small.
     """
     results: Rows[Measured] = {name: [] for name in names}
     for name in (bar := tqdm(names * rounds, desc="measure", unit="row")):
@@ -117,7 +117,7 @@ def in_fresh_processes(measure: Callable[[str], Measured | None], names: list[st
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             try:
                 done = pool.submit(measure, name).result()
-            except BrokenProcessPool:  # killed, as happens when memory runs out
+            except BrokenProcessPool:  # killed, probably out of memory
                 done = None
         results[name].append(done)
     return results

@@ -1,24 +1,32 @@
-"""Seconds, peak memory and FLOP/s of segmenting a video, each lever on and off, against the plain rendering.
+"""Measures seconds, peak memory and FLOP/s of segmenting a video, with each optimisation on and off.
 
     PYTHONPATH=. python benchmarks/inference.py [--size mid] [--rows plain ours ...] [--rounds 3] [--chart FILE.svg]
 
-``--size 1.3b`` is Wan2.1-T2V-1.3B at 480 x 832 x 81 with 8 prompts and needs a GPU; ``mid`` is for a CPU: a VAE of base
-width 32 and a DiT 256 wide with 8 layers, at 240 x 416 x 33 with 4 prompts; ``toy`` shows that the program runs.
-Weights are random; the video, of one and a half times that size, is an H.264 file of drifting colours. Every run has a
-process of its own; rows alternate, so that all see the same machine. Loading weights is left out.
+``--size 1.3b`` is Wan2.1-T2V-1.3B at 480 x 832 x 81 with 8 prompts and needs a GPU. ``mid`` is for a CPU: a VAE of
+base
+width 32 and a DiT 256 wide with 8 layers, at 240 x 416 x 33 with 4 prompts. ``toy`` only shows that the program runs.
+Weights are random. The video is an H.264 file of drifting colours, one and a half times that size. Every row runs in
+new
+processes, rows alternating, so that all see the same machine. Loading weights is not measured.
 
-The plain rendering does for every prompt what the original's loop does, by the libraries alone: decode and resize the
-frames, run the text encoder on 256 tokens, encode the video, evaluate the DiT, decode, resize the logits as float32,
-threshold, write the masks by Pillow. "ours" is ``engine.demo.segment_video``, all of it: it writes an overlay video as
-well. Rows of ``dit`` evaluate the DiT alone, for all prompts, on latents that are ready. benchmarks/video_rows.py has
-the rows.
+The plain run does for every prompt what the original's loop does, with the libraries only: decode and resize the
+frames,
+run the text encoder on 256 tokens, encode the video, evaluate the DiT, decode, resize the logits as float32,
+threshold,
+write the masks with Pillow. "ours" is all of ``engine.demo.segment_video``, which also writes an overlay video. Rows
+of
+``dit`` evaluate only the DiT, for all prompts, on latents that are computed before. benchmarks/video_rows.py has the
+rows.
 
-TFLOP/s divide what the library's modules need for the stage, counted on the meta device, by its seconds: one encoding
-in ours and one a prompt in the plain rendering, DiT and decoder for every prompt. So a product that sharing or folding
-saves counts as if it were made. The device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a
-CPU, measured in each process. Peak memory is all that the process holds, weights included: on CUDA what is allocated,
-on a CPU resident memory beyond that after imports. Resizing runs on the threads that write in ours, so its seconds are
-theirs, and within those of writing.
+TFLOP/s divide the FLOP of the library's modules, counted on the meta device, by the seconds of the stage: one
+encoding
+in ours and one per prompt in the plain run, DiT and decoder for every prompt. So products that sharing or folding
+save
+count as if they were computed. The device's rate is that of a large matrix product, in bf16 on CUDA and float32 on a
+CPU, measured in each process. Peak memory includes the weights: on CUDA it is the allocated memory, on a CPU the
+growth
+of resident memory since the imports. In ours the writing threads resize, so these seconds are within those of
+writing.
 """
 
 import contextlib
@@ -84,7 +92,7 @@ WARM_UPS, TIMED = 1, 3  # evaluations of the DiT in each process of its rows
 
 @torch.no_grad()
 def plain_rendering(parts: Parts, file: Path, prompts: list[str], out: Path, size: Size, watch: Stopwatch) -> None:
-    """What the original does for each prompt, and how; by torch, diffusers and transformers alone."""
+    """Does what the original does for each prompt, with torch, diffusers and transformers only."""
     num_frames, height, width = size.clip
     device, dtype = parts.vae.device, parts.vae.dtype
     mean = torch.tensor(parts.vae.config.latents_mean, device=device, dtype=dtype).view(1, -1, 1, 1, 1)
@@ -126,17 +134,17 @@ def plain_rendering(parts: Parts, file: Path, prompts: list[str], out: Path, siz
 
 
 def measure(name: str, size: Size, device: torch.device, file: Path, num_threads: int) -> Measured | None:
-    """One run of a row, in a fresh process; None where memory does not suffice."""
+    """Measures one run of a row in this process; returns None if it runs out of memory."""
     library_logging.set_verbosity_error()
     torch.set_num_threads(num_threads)
     if name != PLAIN and ROWS[name].keeps_memory:
         keep_freed_memory()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # whose clocks and memory are read
+        torch.cuda.set_device(device)  # clocks and memory of this device
     gauges = Gauges(PeakMemory(device), matmul_rate(size.matmul, device))
     prompts = PROMPTS[: size.batch]
     try:
-        with redirect_stderr(StringIO()):  # the parent has a bar of its own
+        with redirect_stderr(StringIO()):  # the parent process shows the progress bar
             parts = build_parts(size, device, out_channels=1)
             if device.type == "cuda":
                 keep_bfloat16(parts.dit)
@@ -153,14 +161,14 @@ def measure(name: str, size: Size, device: torch.device, file: Path, num_threads
 
 @dataclass(frozen=True)
 class Gauges:
-    """Of this process: its memory, and FLOP/s of the matrix product."""
+    """Measurements of this process: its memory, and FLOP/s of the matrix product."""
 
     memory: PeakMemory
     matmul: float
 
 
 def our_pipeline(row: Row, parts: Parts, size: Size) -> FlowRVS:
-    """As the scripts prepare it, then changed by the row."""
+    """Builds the pipeline as the scripts do, then applies the row's change."""
     pipeline = FlowRVS(
         parts.dit, parts.vae, parts.encoder, parts.tokenizer, box_height=size.clip[1], box_width=size.clip[2]
     )
@@ -172,7 +180,7 @@ def our_pipeline(row: Row, parts: Parts, size: Size) -> FlowRVS:
 
 @torch.no_grad()
 def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], out: Path, watch: Stopwatch) -> None:
-    """As inference_demo.py does it, but for loading."""
+    """Does what inference_demo.py does, without loading."""
     with watch.stage("text"):
         length = pipeline.config.max_sequence_length
         embeddings = embed_captions(pipeline.text_encoder, pipeline.tokenizer, prompts, length)
@@ -182,13 +190,13 @@ def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], o
 
 
 def drop_text_encoder(pipeline: FlowRVS) -> None:
-    """As in the demo, it is gone before the other networks run; here others refer to it."""
+    """Frees the text encoder before the other networks run, as the demo does; other references to it exist here."""
     pipeline.text_encoder.to("meta")
     pipeline.register_modules(text_encoder=None)
 
 
 def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Measured:
-    """From file to files: ``run`` takes a folder that it shall fill, and a stopwatch that it may use."""
+    """Measures from video file to mask files: ``run`` gets a folder to fill and a stopwatch to use."""
     with tempfile.TemporaryDirectory() as folder, gauged(gauges.memory) as (watch, seconds, peaks):
         start = time.perf_counter()
         run(Path(folder), watch)
@@ -200,7 +208,7 @@ def measure_whole(run: Callable[[Path, Stopwatch], None], gauges: Gauges) -> Mea
 
 @torch.no_grad()
 def measure_dit(row: Row, pipeline: FlowRVS, size: Size, gauges: Gauges) -> Measured:
-    """The DiT alone; its stages are itself and the seconds of all processors."""
+    """Measures only the DiT, in wall-clock and processor seconds."""
     device = pipeline.device
     generator = torch.Generator().manual_seed(2)
     latent_size = (1 + (size.clip[0] - 1) // 4, size.clip[1] // 8, size.clip[2] // 8)
@@ -226,7 +234,7 @@ def measure_dit(row: Row, pipeline: FlowRVS, size: Size, gauges: Gauges) -> Meas
 
 @contextlib.contextmanager
 def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, float], dict[str, int]]]:
-    """A stopwatch; and the seconds and peaks of it and of all that are made inside the block, by stage."""
+    """Yields a stopwatch, and the seconds and peaks by stage of all stopwatches that are made in the block."""
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
 
@@ -258,7 +266,7 @@ def gauged(memory: PeakMemory) -> Iterator[tuple[Stopwatch, dict[str, float], di
 
 
 def write_source(file: Path, size: Size) -> None:
-    """A video of drifting colours, as an H.264 file."""
+    """Writes a video of drifting colours as an H.264 file."""
     num_frames, height, width = size.clip
     source = (round(SOURCE_SCALE * width / 2) * 2, round(SOURCE_SCALE * height / 2) * 2)
     rng = np.random.default_rng(0)

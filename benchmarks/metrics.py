@@ -1,15 +1,16 @@
-"""Frames per second of J and F on one core, against the usual implementation on the same masks.
+"""Measures frames per second of J and F on one core, against the usual implementation on the same masks.
 
     PYTHONPATH=. python benchmarks/metrics.py [--sizes 480 720 1080] [--num_frames 30] [--rounds 7]
 
-The usual implementation is what the field's evaluators do, on whole frames, one by one: J by logical and, or and two
-sums of 64-bit integers; the boundary by shifted copies; the dilation by ``cv2.dilate`` with the full disk; four more
-sums. "fresh" is ``score`` as an evaluation calls it, "prepared" the same against a truth that was compared before.
+The usual implementation is what the field's scoring programs do, frame by frame: J by logical and, or and two sums of
+64-bit integers; the boundary by shifted copies; the dilation by ``cv2.dilate`` with the full disk; four more sums.
+"fresh" is ``score`` as scoring calls it, "prepared" is the same with prepared ground truth.
 
-Compact masks are one object of a few overlapping blobs, some 8 % of the frame, that moves across it; the prediction is
-a little off, at its outline and in its place. Detailed masks are noise of two scales over the whole frame, thin
-structures of half the pixels, and a prediction with other small parts. All are equal in every count before anything is
-timed, each takes its turn in each round, and the medians are what is printed.
+Compact masks are one object of a few overlapping blobs, about 8 % of the frame, that moves across it; the prediction
+differs a little in outline and position. Detailed masks are noise of two scales over the whole frame, thin structures
+of
+half the pixels, and the prediction has other small structures. All counts are compared before anything is timed. The
+implementations alternate in each round; medians are printed.
 """
 
 import math
@@ -45,7 +46,7 @@ def usual_boundary(mask: Masks) -> Masks:
 
 
 def usual_counts(prediction: Masks, truth: Masks) -> tuple[int, ...]:
-    """Shared, union, contours and matched of two [H, W]."""
+    """Returns shared and united pixels, contours and matched contours of two [H, W]."""
     radius = math.ceil(0.008 * math.hypot(*truth.shape))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disk = (x * x + y * y <= radius * radius).astype(np.uint8)
@@ -58,7 +59,7 @@ def usual_counts(prediction: Masks, truth: Masks) -> tuple[int, ...]:
 
 
 def usual_score(prediction: Masks, truth: Masks) -> tuple[float, float]:
-    """Mean J and F of two [T, H, W]."""
+    """Returns mean J and F of two [T, H, W]."""
     j, f = [], []
     for frame in range(len(truth)):
         shared, union, *contours = usual_counts(prediction[frame], truth[frame])
@@ -74,7 +75,7 @@ def usual_score(prediction: Masks, truth: Masks) -> tuple[float, float]:
 
 
 def compact_clip(rng: np.random.Generator, size: tuple[int, int], num_frames: int) -> tuple[Masks, Masks]:
-    """Prediction and truth, [T, H, W]."""
+    """Returns prediction and ground truth, [T, H, W]."""
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     blobs = [
         (rng.uniform(-0.12, 0.12, 2), rng.uniform(0.12, 0.2) * (1 + 0.1 * rng.normal(size=40)), rng.uniform(0.7, 1.4))
@@ -94,7 +95,7 @@ def compact_clip(rng: np.random.Generator, size: tuple[int, int], num_frames: in
 
 
 def detailed_clip(rng: np.random.Generator, size: tuple[int, int], num_frames: int) -> tuple[Masks, Masks]:
-    """Prediction and truth, [T, H, W]."""
+    """Returns prediction and ground truth, [T, H, W]."""
     height, width = size
     coarse = cv2.resize(rng.normal(size=(height // 8, width // 8)).astype(np.float32), (width, height))
     clip = np.zeros((2, num_frames, *size), bool)
@@ -117,14 +118,14 @@ def check_equal(prediction: Masks, truth: Masks) -> None:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Of the processor, not of the clock: on a busy machine the rest is others' work."""
+    """Measures processor time, which other work on the machine does not change."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
 def measure(prediction: Masks, truth: Masks, rounds: int) -> dict[str, float]:
-    """Frames per second of each way."""
+    """Measures frames per second of each implementation."""
     check_equal(prediction, truth)
     prepared = Prepared(truth)
     score(prediction, prepared)

@@ -1,6 +1,7 @@
-"""What J&F means on a toy MeViS: scores that need no model, and the ceiling that the decoder sets.
+"""Computes reference scores on a toy MeViS: scores without a model, and the ceiling that the decoder sets.
 
-PYTHONPATH=. python benchmarks/toy_yardsticks.py --mevis_path runs/toy-mevis --wan_path runs/toy-wan [--vae_ckpt ...]
+PYTHONPATH=. python benchmarks/toy_yardsticks.py --mevis_path runs/toy-mevis --wan_path runs/toy-wan [--vae_ckpt
+...]
 """
 
 import json
@@ -26,7 +27,7 @@ Masks = NDArray[np.bool_]
 
 
 def all_objects(split: MeViS) -> dict[str, list[Masks]]:
-    """Masks [T, H, W] of every object of every video, named by a sentence or not."""
+    """Returns masks [T, H, W] of every object of every video, with or without a caption."""
     videos = json.loads((split.folder / "meta_expressions.json").read_text(encoding="utf-8"))["videos"]
     rles = json.loads((split.folder / "mask_dict.json").read_text(encoding="utf-8"))
     objects: dict[str, list[Masks]] = {}
@@ -39,7 +40,7 @@ def all_objects(split: MeViS) -> dict[str, list[Masks]]:
 
 @torch.no_grad()
 def decoded_truth(pipeline: FlowRVS, truth: Masks) -> Masks:
-    """The true mask through encoder and decoder, at the size of the files."""
+    """Returns the ground truth after encoder and decoder, at source size."""
     size, vae = (truth.shape[1], truth.shape[2]), pipeline.vae
     fitted = Geometry(0, 0, *size, pipeline.fitted_size(*size), is_mirrored=False).move_masks(truth, size)
     masks = torch.from_numpy(fitted).float()[None, None]

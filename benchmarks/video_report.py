@@ -1,4 +1,4 @@
-"""Tables and a chart of what benchmarks/inference.py measured."""
+"""Makes tables and a chart of the measurements of benchmarks/inference.py."""
 
 import statistics
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ BAR, GAP, LABEL, CHART_WIDTH = 22, 10, 150, 560  # pixels
 
 @dataclass
 class Measured:
-    """One run.
+    """The measurements of one run.
 
     Attributes:
         seconds, peaks: of each stage, in seconds and bytes.
-        wall: seconds from file to files; of the DiT's rows each evaluation for all prompts.
+        wall: seconds from file to files; for rows of the DiT each evaluation for all prompts.
         matmul: FLOP/s of the matrix product.
-        output: masks [P, T, H, W] as packed bits, or the DiT's mask latents.
+        output: masks [P, T, H, W], packed, or the DiT's mask latents.
     """
 
     seconds: dict[str, float]
@@ -38,7 +38,7 @@ Results: TypeAlias = dict[str, list[Measured | None]]
 
 
 def runs_of(results: Results, part: str) -> dict[str, list[Measured]]:
-    """The rows of a part of which every run ended; of the whole the plain rendering, too."""
+    """Returns the rows of a kind whose runs all ended; for whole runs also the plain run."""
     return {
         name: [run for run in runs if run is not None]
         for name, runs in results.items()
@@ -47,7 +47,7 @@ def runs_of(results: Results, part: str) -> dict[str, list[Measured]]:
 
 
 def whole_table(results: Results, size: Size) -> str:
-    """Markdown: seconds per prompt by stage, and how near the masks are to those of the plain rendering."""
+    """Returns a Markdown table of seconds per prompt by stage, and of the masks' IoU with the plain run."""
     runs = runs_of(results, WHOLE)
     if not runs:
         return ""
@@ -72,7 +72,7 @@ def whole_table(results: Results, size: Size) -> str:
 
 
 def stage_table(results: Results, size: Size, flops: dict[str, int]) -> str:
-    """Markdown: FLOP/s, share of the matrix product's, and peak memory by stage."""
+    """Returns a Markdown table of FLOP/s, share of the matrix product's, and peak memory by stage."""
     runs = runs_of(results, WHOLE)
     if not runs:
         return ""
@@ -94,7 +94,7 @@ def stage_table(results: Results, size: Size, flops: dict[str, int]) -> str:
 
 
 def dit_table(results: Results, size: Size, flops: dict[str, int]) -> str:
-    """Markdown: the DiT alone; all rows share the numerator of one evaluation for each prompt and step."""
+    """Returns a Markdown table of the DiT alone; all rows count the same FLOP per prompt and step."""
     runs = runs_of(results, DIT)
     if not runs:
         return ""
@@ -126,15 +126,15 @@ def stage_peak(runs: list[Measured], stage: str) -> str:
 
 
 def iou(masks: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
-    """Of all masks together, as packed bits."""
+    """Returns the IoU of all packed masks together."""
     union = np.bitwise_count(masks | others).sum()
     return float(np.bitwise_count(masks & others).sum() / union) if union else 1.0
 
 
 def chart(results: Results, size: Size) -> str:
-    """An SVG picture: a bar for each row, its stages side by side, in seconds per prompt.
+    """Returns an SVG chart with a bar per row, stages side by side, in seconds per prompt.
 
-    Resizing is within writing, except in the plain rendering.
+    Resizing is part of writing, except in the plain run.
     """
     runs = runs_of(results, WHOLE)
     totals = {

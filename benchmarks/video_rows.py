@@ -1,6 +1,6 @@
 """The rows of benchmarks/inference.py: ways to segment a video, and ways to run its DiT.
 
-A row is a function that changes a pipeline: to add one, write the function and name it in ``ROWS``.
+A row is a function that changes a pipeline. To add one, write the function and name it in ``ROWS``.
 """
 
 import math
@@ -26,20 +26,20 @@ NUM_TOKENS = 20  # of a caption of the DiT's rows; the other rows are padding
 
 
 def nothing(_pipeline: FlowRVS) -> None:
-    """As the scripts load it."""
+    """Changes nothing."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way.
+    """One way to segment.
 
     Attributes:
         words: how it differs from ours.
-        part: the whole, from file to files, or the DiT alone, on latents that are ready.
-        change: what is done to the pipeline after loading; the process ends with the row.
-        prompt_batch: prompts at a time.
-        num_steps: of the DiT's rows.
-        keeps_memory: whether ``util.memory.keep_freed_memory`` is called.
+        part: the whole run, from file to files, or only the DiT, on latents that are computed before.
+        change: called with the pipeline after loading; the process ends with the row.
+        prompt_batch: prompts that run together.
+        num_steps: solver steps, for rows of the DiT.
+        keeps_memory: call ``util.memory.keep_freed_memory``.
         needs: ``CUDA``, or empty.
     """
 
@@ -78,7 +78,7 @@ def four_masks(_pipeline: FlowRVS) -> None:
 
 @torch.no_grad()
 def vae_compiled(pipeline: FlowRVS) -> None:
-    """Compiled at small sizes, which serve all others: what is measured is use."""
+    """Compiles at small sizes, which serve all sizes, so that compilation is not measured."""
     vae, device = pipeline.vae, pipeline.device
     compile_layers(vae)
     for _ in encode_chunks(vae, [torch.zeros(1, 3, 13, 64, 64, device=device)], chunks_at_once=1):
@@ -107,7 +107,7 @@ def compiled(pipeline: FlowRVS) -> None:
 
 
 def collapsed(pipeline: FlowRVS) -> None:
-    """Padding rows of the text as one key whose bias is the logarithm of their number; measured, and left out."""
+    """Replaces the text's padding rows by one key whose bias is the logarithm of their number; measured, not used."""
     native(pipeline)  # flash kernels take no bias
     dit = pipeline.transformer
 
@@ -128,13 +128,13 @@ def collapsed(pipeline: FlowRVS) -> None:
 
 
 def text_kept(pipeline: FlowRVS) -> None:
-    """Keys and values of the text computed once and for all: more than any cache can save. Measured, and left out."""
+    """Computes keys and values of the text once for all steps, the most that a cache can save; measured, not used."""
     for block in pipeline.transformer.blocks:
         block.attn2.to_k, block.attn2.to_v = Remembered(block.attn2.to_k), Remembered(block.attn2.to_v)
 
 
 class Remembered(nn.Module):
-    """A layer that answers always as it did the first time: right for one batch of captions alone."""
+    """A layer that always returns its first output: correct for a single batch of captions only."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
