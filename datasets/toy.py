@@ -138,7 +138,7 @@ def _draw_path(rng: Generator, motion: str, num_frames: int) -> NDArray[np.float
     return centre + heading * (travel * (time - 0.5))[:, None]
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------
+# -- frames ------------------------------------------------------------------------------------------------------
 
 
 def _render(
@@ -152,14 +152,14 @@ def _render(
     shares = np.zeros((len(things), num_frames))
     skins = [_skin(thing.look, size) for thing in things]
     for time in range(num_frames):
-        picture = background.copy()
+        frame = background.copy()
         for index, thing in enumerate(things):  # later objects are in front
             centre = thing.path[time] * size
             cover = _cover(thing.look, centre, size)
-            picture += cover[..., None] * (_moved(skins[index], centre, size) - picture)
+            frame += cover[..., None] * (_moved(skins[index], centre, size) - frame)
             masks[:, time] &= cover < 0.5
             masks[index, time] = cover >= 0.5
-        frames[time] = picture.clip(0, 255).astype(np.uint8)
+        frames[time] = frame.clip(0, 255).astype(np.uint8)
         for index, thing in enumerate(things):
             shares[index, time] = masks[index, time].sum() / (thing.look.area * size * size)
     return frames, masks, shares.mean(axis=1)

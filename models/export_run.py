@@ -155,7 +155,7 @@ def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], obje
         objective: what the DiT predicts; see ``models.objectives``.
         dtype: number format of the weights.
     """
-    kind = "averaged (EMA)" if trained.is_ema else "raw"
+    kind = "EMA" if trained.is_ema else "raw"
     weights = f"The {kind} weights after step {trained.step}"
     wan = sources["wan_path"]
     origins = {

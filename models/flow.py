@@ -105,8 +105,7 @@ def sigma_schedule(num_steps: int, shift: float = 3.0) -> Tensor:
     timesteps = torch.cat([(NUM_TIMESTEPS * shifted).round(), torch.zeros(1, dtype=torch.float64)])
     if (timesteps.diff() >= 0).any():
         raise ValueError(
-            f"num_steps must leave every step a timestep of its own, got {num_steps} at shift {shift:g}; "
-            "use at most 300"
+            f"each of the num_steps must have a different timestep, got {num_steps} at shift {shift:g}; use at most 300"
         )
     return (timesteps / NUM_TIMESTEPS).float()
 

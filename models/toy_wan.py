@@ -198,8 +198,8 @@ def _draw_batch(frames: NDArray[np.uint8], masks: NDArray[np.bool_], generator: 
     """Draws videos and masks, as black and white videos: [B, 3, T, H, W] in [-1, 1]."""
     videos = frames[torch.randint(len(frames), (VIDEOS_PER_STEP,), generator=generator).numpy()]
     drawn = masks[torch.randint(len(masks), (MASKS_PER_STEP,), generator=generator).numpy()]
-    pictures = np.concatenate([videos, np.repeat(drawn[..., None] * np.uint8(255), 3, axis=-1)])
-    return torch.from_numpy(pictures).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    frames_and_masks = np.concatenate([videos, np.repeat(drawn[..., None] * np.uint8(255), 3, axis=-1)])
+    return torch.from_numpy(frames_and_masks).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 @torch.no_grad()

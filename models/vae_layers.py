@@ -132,9 +132,9 @@ class Resample(WanResample):
         batch = len(x)
         if self.mode == "upsample3d" and feat_cache is not None and feat_idx is not None:
             x = self._double_frames(x, feat_cache, feat_idx)
-        pictures = x.transpose(1, 2).flatten(0, 1)  # [B T, C, H, W]
-        pictures = self._halve(pictures) if self.mode.startswith("down") else self._double(pictures)
-        x = pictures.unflatten(0, (batch, -1)).transpose(1, 2)
+        frames = x.transpose(1, 2).flatten(0, 1)  # [B T, C, H, W]
+        frames = self._halve(frames) if self.mode.startswith("down") else self._double(frames)
+        x = frames.unflatten(0, (batch, -1)).transpose(1, 2)
         if self.mode == "downsample3d" and feat_cache is not None and feat_idx is not None:
             x = self._halve_frames(x, feat_cache, feat_idx)
         return x
@@ -156,16 +156,16 @@ class Resample(WanResample):
         feat_idx[0] += 1
         return x if cached is None else self.time_conv.of_joined(torch.cat([cached, x], dim=2))
 
-    def _halve(self, pictures: Tensor) -> Tensor:
+    def _halve(self, frames: Tensor) -> Tensor:
         conv = self.resample[1]
-        return _convolve(F.pad(pictures, (0, 1, 0, 1)), conv.weight, conv.bias, conv.stride, (0, 0))
+        return _convolve(F.pad(frames, (0, 1, 0, 1)), conv.weight, conv.bias, conv.stride, (0, 0))
 
-    def _double(self, pictures: Tensor) -> Tensor:
+    def _double(self, frames: Tensor) -> Tensor:
         conv = self.resample[1]
         if conv.weight.dtype != torch.float32:  # bfloat16 would round the sums of weights once more
-            doubled = F.interpolate(pictures, scale_factor=2.0, mode="nearest-exact")
+            doubled = F.interpolate(frames, scale_factor=2.0, mode="nearest-exact")
             return _convolve(doubled, conv.weight, conv.bias, conv.stride, conv.padding)
-        return _double_and_convolve(pictures, conv.weight, conv.bias)
+        return _double_and_convolve(frames, conv.weight, conv.bias)
 
 
 FAST: dict[type[nn.Module], type[nn.Module]] = {
@@ -236,7 +236,7 @@ def _norm_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _double_and_convolve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _double_and_convolve(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Doubles [N, C, H, W] by repetition and convolves with [O, C, 3, 3], padding 1, to [N, O, 2 H, 2 W].
 
     Each output pixel sees 2 x 2 different input pixels; which ones depends on its parity. So four small kernels do
@@ -246,9 +246,9 @@ def _double_and_convolve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tens
     folding = torch.tensor(FOLDING, dtype=weight.dtype, device=weight.device)
     folded = torch.einsum("pik,qjl,ockl->pqocij", folding, folding, weight).flatten(0, 2)
     folded = folded.contiguous(memory_format=torch.channels_last)
-    num, _, height, width = pictures.shape
-    by_parity = _convolve(pictures, folded, bias.repeat(4), (1, 1), (1, 1)).unflatten(1, (2, 2, -1))
-    out = pictures.new_empty(num, 2 * height, 2 * width, len(bias)).movedim(-1, 1)
+    num, _, height, width = frames.shape
+    by_parity = _convolve(frames, folded, bias.repeat(4), (1, 1), (1, 1)).unflatten(1, (2, 2, -1))
+    out = frames.new_empty(num, 2 * height, 2 * width, len(bias)).movedim(-1, 1)
     for row in range(2):
         for column in range(2):
             part = by_parity[:, row, column, :, row : row + height, column : column + width]

@@ -220,11 +220,11 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
 
 def _network_folder(path: Path, part: str, source: str, weights: str) -> Path:
     """Finds the weights of a network in a saved pipeline, a training checkpoint, or a folder of the network itself."""
-    averaged = path / ema_name(part)
-    if averaged.is_dir() and weights != "model":
-        return averaged
+    ema = path / ema_name(part)
+    if ema.is_dir() and weights != "model":
+        return ema
     if weights == "ema":
-        raise MissingFileError(f"{source}: no {averaged.name} folder in it; use --weights auto or model")
+        raise MissingFileError(f"{source}: no {ema.name} folder in it; use --weights auto or model")
     for candidate in (path / part, path):
         if any(
             (candidate / name).is_file() for name in (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)

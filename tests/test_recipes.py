@@ -138,7 +138,7 @@ def test_an_unknown_key_of_a_recipe_is_an_error_that_names_it(tmp_path, capsys):
         (["--dataset_file", "ytvos", "--eval_steps", "5"], "--eval_steps: ytvos has no validation"),
         (["--mixture", "mevis=0.001"], "mevis holds no clip"),
         (["--resume", "nowhere"], "--resume nowhere"),
-        (["--objective", "noise", "--no-use_dvi"], "objective noise starts from noise"),
+        (["--objective", "noise", "--no-use_dvi"], "objective noise: needs direct video injection"),
         (["--mixture", "mevis=1", "ytvos=1", "--latent_cache", "c", "--sampling", "dense", "--no-augm_resize",
           "--flip_prob", "0"], "--latent_cache: works with one dataset"),
         (["--init_from", "a", "--dit_ckpt", "b"], "--init_from and --dit_ckpt"),

@@ -83,7 +83,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return place
 
 
-def find_trained(run_dir: Path, checkpoint: str = LATEST, averaged: bool = True) -> TrainedWeights:
+def find_trained(run_dir: Path, checkpoint: str = LATEST, is_ema: bool = True) -> TrainedWeights:
     """Finds the weights that ``--run``, ``--checkpoint`` and ``--weights`` name.
 
     Args:
@@ -102,10 +102,10 @@ def find_trained(run_dir: Path, checkpoint: str = LATEST, averaged: bool = True)
             f"--run {run_dir}: {OPTIONS_FILE} was not written by main.py; give the --output_dir of a run of it"
         )
     place = _find_place(run_dir, checkpoint)
-    part, folder = _weights_in(place, averaged)
+    part, folder = _weights_in(place, is_ema)
     step = _best_step(place) if place.name == BEST else _step_of(place)
-    scores = _scores_of(run_dir / VALIDATION_FILE, step) if averaged else {}
-    return TrainedWeights(folder, part, place.name, step, averaged, scores, options, libraries)
+    scores = _scores_of(run_dir / VALIDATION_FILE, step) if is_ema else {}
+    return TrainedWeights(folder, part, place.name, step, is_ema, scores, options, libraries)
 
 
 def _is_checkpoint(place: Path) -> bool:
@@ -128,15 +128,15 @@ def _find_place(run_dir: Path, checkpoint: str) -> Path:
     return run_dir / checkpoint
 
 
-def _weights_in(place: Path, averaged: bool) -> tuple[str, Path]:
+def _weights_in(place: Path, is_ema: bool) -> tuple[str, Path]:
     """Returns the network that a checkpoint holds, and the folder of the weights."""
-    if place.name == BEST and not averaged:
+    if place.name == BEST and not is_ema:
         raise UserError(f"--weights model: {BEST} has only EMA weights; use --weights ema, or name a step")
     for part in TRAINABLE_NETWORKS:
-        folder = place / (ema_name(part) if averaged and place.name != BEST else part)
+        folder = place / (ema_name(part) if is_ema and place.name != BEST else part)
         if folder.is_dir():
             return part, folder
-    raise MissingFileError(f"{place}: holds no {'EMA' if averaged else 'raw'} weights; name another checkpoint")
+    raise MissingFileError(f"{place}: holds no {'EMA' if is_ema else 'raw'} weights; name another checkpoint")
 
 
 def _best_step(place: Path) -> int:

@@ -23,7 +23,7 @@ def refcoco_parser() -> OptionParser:
     parser = OptionParser(
         prog=f"{PROG} refcoco",
         description="Convert RefCOCO, RefCOCO+ and RefCOCOg to one image entry per sentence in COCO's JSON: "
-        "OUT/<dataset>/instances_<dataset>_<split>.json. The pictures of COCO train2014 are not copied.",
+        "OUT/<dataset>/instances_<dataset>_<split>.json. The images of COCO train2014 are not copied.",
     )
     parser.add_argument(
         "--refer_path",
@@ -41,7 +41,7 @@ def davis_parser() -> OptionParser:
     parser = OptionParser(
         prog=f"{PROG} davis",
         description="Convert Ref-DAVIS17 to the layout of Ref-YouTube-VOS: OUT/train, OUT/valid and "
-        "OUT/meta_expressions. Pictures are hard links, or copies where the disk has none.",
+        "OUT/meta_expressions. Images are hard links, or copies where the disk has none.",
     )
     parser.add_argument(
         "--davis_path", required=True, metavar="DIR", help="folder of DAVIS-2017-Unsupervised-trainval-480p's DAVIS"

@@ -140,14 +140,14 @@ def _link_frames(davis: Path, sequence: str, target: Path) -> list[str]:
         for file in files:
             link_or_copy(file, linked / file.name)
         names.append([file.stem for file in files])
-    pictures, masks = names
-    if pictures != masks:
-        lone = sorted(set(pictures) ^ set(masks))[0]
+    images, masks = names
+    if images != masks:
+        lone = sorted(set(images) ^ set(masks))[0]
         raise UserError(
-            f"{davis}: sequence {sequence} must have a mask for every frame, got {len(pictures)} frames and "
+            f"{davis}: sequence {sequence} must have a mask for every frame, got {len(images)} frames and "
             f"{len(masks)} masks, {lone} being in one only; unpack DAVIS again"
         )
-    return pictures
+    return images
 
 
 def _seen(folder: Path, frames: list[str]) -> dict[str, list[str]]:

@@ -28,46 +28,46 @@ def read_masks(folder: Path, frames: Frames, objects: list[int]) -> dict[int, Ma
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder; put the masks of video {frames.video} there")
-    pictures, objects_folders = _pngs(folder), _object_folders(folder)
-    if bool(pictures) == bool(objects_folders):
+    images, objects_folders = _pngs(folder), _object_folders(folder)
+    if bool(images) == bool(objects_folders):
         raise UserError(
             f"{folder}: must hold either .png files or a folder of them per object number, got "
-            f"{'both' if pictures else 'neither'}; see python -m datasets.convert folder --help"
+            f"{'both' if images else 'neither'}; see python -m datasets.convert folder --help"
         )
-    if pictures:
-        return _read_numbered(pictures, frames, objects)
+    if images:
+        return _read_numbered(images, frames, objects)
     return _read_binary(objects_folders, folder, frames, objects)
 
 
-def _read_numbered(pictures: list[Path], frames: Frames, objects: list[int]) -> dict[int, Masks]:
-    positions = _positions([picture.stem for picture in pictures], pictures[0].parent, frames, all_frames=True)
+def _read_numbered(images: list[Path], frames: Frames, objects: list[int]) -> dict[int, Masks]:
+    positions = _positions([image.stem for image in images], images[0].parent, frames, all_frames=True)
     masks: dict[int, Masks] = {number: [None] * frames.count for number in objects}
-    for picture in pictures:
-        values = _read(picture, frames)
+    for image in images:
+        values = _read(image, frames)
         for number in objects:
-            masks[number][positions[picture.stem]] = encode_rle(values == number)
+            masks[number][positions[image.stem]] = encode_rle(values == number)
     return masks
 
 
 def _read_binary(
     objects_folders: dict[int, Path], folder: Path, frames: Frames, objects: list[int]
 ) -> dict[int, Masks]:
-    pictures = {number: _pngs(objects_folder) for number, objects_folder in objects_folders.items()}
-    stems = {picture.stem: picture for listed in pictures.values() for picture in listed}
-    names = [picture.stem for picture in sorted(stems.values(), key=_by_name)]
+    images = {number: _pngs(objects_folder) for number, objects_folder in objects_folders.items()}
+    stems = {image.stem: image for listed in images.values() for image in listed}
+    names = [image.stem for image in sorted(stems.values(), key=_by_name)]
     # If frames have no names, a missing file shows only by comparison with other objects.
     positions = _positions(names, folder, frames, all_frames=frames.names is None)
     masks: dict[int, Masks] = {number: [None] * frames.count for number in objects}
     for number in objects:
-        for picture in pictures.get(number, []):
-            values = _read(picture, frames)
+        for image in images.get(number, []):
+            values = _read(image, frames)
             others = set(np.unique(values).tolist()) - {0, 255}
             if others:
                 raise UserError(
-                    f"{picture}: the mask of one object must hold 0 and 255 alone, got {min(others)}; "
+                    f"{image}: the mask of one object must hold 0 and 255 alone, got {min(others)}; "
                     "write it without smoothing"
                 )
-            masks[number][positions[picture.stem]] = encode_rle(values == 255)
+            masks[number][positions[image.stem]] = encode_rle(values == 255)
     return masks
 
 
@@ -95,11 +95,11 @@ def _positions(stems: list[str], folder: Path, frames: Frames, all_frames: bool)
     return positions
 
 
-def _read(picture: Path, frames: Frames) -> NDArray[np.uint8]:
-    values = read_palette(picture)
+def _read(image: Path, frames: Frames) -> NDArray[np.uint8]:
+    values = read_palette(image)
     if values.shape != frames.size:
         raise UserError(
-            f"{picture}: must have the size of the frames of video {frames.video}, {frames.size[1]} x "
+            f"{image}: must have the size of the frames of video {frames.video}, {frames.size[1]} x "
             f"{frames.size[0]}, got {values.shape[1]} x {values.shape[0]}; resize it without smoothing"
         )
     return values

@@ -41,7 +41,7 @@ def convert_refcoco(refer_path: Path, out: Path, names: Sequence[str]) -> None:
                 file.write_text(json.dumps(content), encoding="utf-8")
                 notes.append(f"{out / name / file.name}: {len(content['images'])} sentences")
     print(*notes, sep="\n")
-    print(f"The pictures stay where they are; link them: ln -s COCO/train2014 {out / 'train2014'}")
+    print(f"The images stay where they are; link them: ln -s COCO/train2014 {out / 'train2014'}")
 
 
 def _read(refer_path: Path, name: str) -> dict[str, Coco]:

@@ -64,7 +64,7 @@ class MeViS(Split):
                     f"masks, one per frame, got {'none' if listed is None else listed}"
                 )
         columns = np.zeros((len(indices), size[1], size[0]), np.uint8)  # transposed, in the order of run lengths
-        for picture, index in zip(columns, indices, strict=True):
+        for column, index in zip(columns, indices, strict=True):
             for annotation in annotations:
                 own_size = self._store.size(annotation, order[index])
                 if own_size not in (None, size):
@@ -72,7 +72,7 @@ class MeViS(Split):
                         f"{self._store.source}: annotation {annotation} has size {own_size}, the frames of "
                         f"{expression.video} have {size}"
                     )
-                self._store.paint(annotation, order[index], picture)
+                self._store.paint(annotation, order[index], column)
         return columns.view(bool).transpose(0, 2, 1)
 
 

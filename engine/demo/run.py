@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
             facts["seconds"] |= {"text": round(stopwatch.seconds["text"], 3)}
             return facts | {"tiling": chosen.tiling, "text_on": chosen.text_on}
 
-        def start_anew(smaller: Preset) -> None:
+        def start_again(smaller: Preset) -> None:
             loaded.pipeline.to("cpu")
             print(
                 f"WARNING: out of memory; starting again with {describe(with_flags(smaller, options))}", file=sys.stderr
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
             result.clear()
 
         with hashing(loaded.files) as weight_hashes:
-            facts = run_within_memory(segment, preset, options, start_anew)
+            facts = run_within_memory(segment, preset, options, start_again)
             write_record(result.folder, {"input": source.place, **facts, **where, "weights": weight_hashes()})
     print(f"Wrote {output_dir / source.name}_result.mp4, and masks and result.json in {output_dir / source.name}/")
 

@@ -79,9 +79,9 @@ def histogram(name: str, values: NDArray[np.float64]) -> str:
     )
 
 
-def figure(picture: Frame, caption: str) -> str:
+def figure(image: Frame, caption: str) -> str:
     """Returns an image [H, W, 3], embedded in the page, with a caption."""
-    jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     data = base64.b64encode(jpeg.tobytes()).decode()
     return (
         f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'

@@ -184,9 +184,9 @@ def test_a_registered_extension_is_refused_as_well(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        (b"", "no pickle or damaged"),
-        (b"GIF89a", "no pickle or damaged"),
-        (pickle.dumps(REFS, 2)[:-40], "no pickle or damaged"),
+        (b"", "damaged or not a pickle"),
+        (b"GIF89a", "damaged or not a pickle"),
+        (pickle.dumps(REFS, 2)[:-40], "damaged or not a pickle"),
         ({"a": 1}, "must hold a list of refs"),
         ([], "must hold sentences"),
         ([3], "ref 0: an entry lacks the key 'split'"),
@@ -433,7 +433,7 @@ def forget_category(davis):
         (lambda davis: (davis / "davis_semantics.json").unlink(), "davis_semantics.json is missing"),
         (lambda davis: (davis / "davis_semantics.json").write_text("[1]"), "must be an object of sequences"),
         (lambda davis: (davis / "ImageSets" / "2017" / "val.txt").unlink(), "val.txt is missing"),
-        (lambda davis: (davis / "ImageSets" / "2017" / "val.txt").write_text("../x"), "named as files can be"),
+        (lambda davis: (davis / "ImageSets" / "2017" / "val.txt").write_text("../x"), "is not a valid file name"),
     ],
 )
 def test_a_damaged_davis_is_named(tmp_path, damage, message):
@@ -707,11 +707,11 @@ MISTAKES = {
     ),
     "cut frame": (
         lambda root: os.truncate(root / "videos" / "a" / "frame9.JPEG", 400),
-        "videos/a/frame9.JPEG: no image or damaged",
+        "videos/a/frame9.JPEG: damaged or not an image",
     ),
     "folder without images": (
         lambda root: (root / "videos" / "a").rename(root / "away") and (root / "videos" / "a").mkdir(),
-        "videos/a: no images in it",
+        "videos/a: holds no images",
     ),
     "two videos of one name": (
         lambda root: (root / "videos" / "b.avi").write_bytes(b""),

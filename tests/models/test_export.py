@@ -227,7 +227,7 @@ def test_the_lines_of_the_card_run(runs, tmp_path):
 def test_scores_are_those_of_these_weights_alone(run_copy, caplog):
     assert find_trained(run_copy, "best").scores.keys() >= {"J", "F", "J&F"}
     assert find_trained(run_copy, "step_0000001").scores == {}
-    assert find_trained(run_copy, "step_0000002", averaged=False).scores == {}
+    assert find_trained(run_copy, "step_0000002", is_ema=False).scores == {}
     with (run_copy / "validation.jsonl").open("a") as file:
         file.write('{"step": 1, "J": 0.5}\n{"step": 2, "J"')  # the second one cut by a kill
     assert find_trained(run_copy, "step_0000001").scores == {"J": 0.5}

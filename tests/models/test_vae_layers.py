@@ -68,7 +68,7 @@ def test_fast_layers_differ_by_rounding_from_the_library_s(config, batch):
 def test_a_norm_in_pieces_is_the_norm_at_once(monkeypatch):
     ours, latents = fast(build()), draw(2, 16, 2, 4, 6)
     at_once = ours.decode(latents).sample
-    monkeypatch.setattr(vae_layers, "PIECE_BYTES", 500)
+    monkeypatch.setattr(vae_layers, "BLOCK_BYTES", 500)
     assert relative_error(ours.decode(latents).sample, at_once) < 1e-5
 
 

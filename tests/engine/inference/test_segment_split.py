@@ -324,5 +324,5 @@ def test_videos_are_chosen_in_the_order_of_the_split(limit, names, expected):
 
 
 def test_an_unknown_video_is_an_error_that_knows_a_near_one():
-    with pytest.raises(UserError, match=r"'vidio' is no video of fake.json; did you mean 'video'"):
+    with pytest.raises(UserError, match=r"'vidio' is not a video of fake.json; did you mean 'video'"):
         with_videos(Fake(expressions({"video": 1})), names=["vidio"])

@@ -270,7 +270,7 @@ SPOILS = [
     (spoil_values, "got the value 128"),
     (spoil_ones, "got the value 1;"),
     (spoil_bytes, "damaged"),
-    (spoil_form, "no PNG"),
+    (spoil_form, "not a PNG"),
 ]
 
 

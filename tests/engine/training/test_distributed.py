@@ -145,4 +145,4 @@ def test_an_image_that_a_worker_cannot_read_ends_the_run_with_one_line(flags, to
     group = start(flags(tmp_path / "run", "--mevis_path", str(root), "--num_workers", "2"))
     assert group.wait() == [1]
     last = group.errors.splitlines()[-1]
-    assert last.startswith("main.py: error: ") and "no image or damaged" in last and len(last) < 400
+    assert last.startswith("main.py: error: ") and "damaged or not an image" in last and len(last) < 400
