@@ -28,12 +28,11 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from models.text import clean_caption, embed_captions, pad_rows, trim_rows
 from util.errors import MissingFileError, UserError
 from util.files import write_text_whole
-from util.hashes import sha256_of
+from util.hashes import fingerprint, sha256_of
 
 FORMAT = 1  # version of the files and of how captions are cleaned and embedded; a new number embeds again
 SHARD_SIZE = 512  # captions per file; an interruption loses at most the work on so many
 BATCH_SIZE = 32
-SAMPLED_BYTES = 1 << 20  # read at both ends of a weight file to identify it
 
 TextLoader: TypeAlias = Callable[[], tuple[UMT5EncoderModel, PreTrainedTokenizerBase]]
 _Place: TypeAlias = tuple[Path, int, int]  # file, first row of a caption in it, and end of its rows
@@ -154,9 +153,9 @@ class CaptionCache:
 def text_identity(wan_folder: Path) -> dict[str, str]:
     """Returns what distinguishes text encoder and tokenizer from others, from the files of a Wan folder.
 
-    Hashes configurations and tokenizer as a whole, but only size and ends of each weight file: reading 11 GB would
-    take a
-    minute at every start. The ends hold the names of all tensors and some values.
+    Configurations and tokenizer are hashed as a whole, weight files by ``util.hashes.fingerprint``: reading 11 GB
+    would take
+    a minute at every start.
 
     Raises:
         UserError: if the folder holds no text encoder or no tokenizer.
@@ -169,16 +168,8 @@ def text_identity(wan_folder: Path) -> dict[str, str]:
             f"--wan_path {wan_folder}: text_encoder or tokenizer has no files; download the folder again"
         )
     hashes = {file: sha256_of((file,)) for file in [*encoder.glob("*.json"), *vocabulary]}
-    hashes |= {file: _sampled_hash(file) for file in weights}
+    hashes |= {file: fingerprint((file,)) for file in weights}
     return {file.relative_to(wan_folder).as_posix(): value for file, value in hashes.items()}
-
-
-def _sampled_hash(file: Path) -> str:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(SAMPLED_BYTES)
-        stream.seek(max(0, size - SAMPLED_BYTES))
-        return f"{size} bytes, ends {hashlib.sha256(start + stream.read()).hexdigest()}"
 
 
 def _longest_first(captions: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
