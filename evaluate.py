@@ -7,7 +7,7 @@ See docs/evaluation.md for the protocol of each dataset.
 """
 
 from datasets.registry import SCORED, add_dataset_flags
-from util.errors import exit_on_user_error
+from util.errors import exit_on_user_error, interruptible_imports
 from util.flags import add_selection_flags, add_video_list_flag
 from util.options import OptionParser, add_flag, int_in
 
@@ -45,7 +45,8 @@ def build_parser() -> OptionParser:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        from engine.scoring.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
+        with interruptible_imports(PROGRAM):
+            from engine.scoring.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
 
         run(options)
 

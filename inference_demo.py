@@ -6,7 +6,7 @@ Writes <output_dir>/<name>/masks/<k>/<frame>.png, <output_dir>/<name>/result.jso
 <output_dir>/<name>_result.mp4.
 """
 
-from util.errors import exit_on_user_error
+from util.errors import exit_on_user_error, interruptible_imports
 from util.flags import add_device_flags, add_memory_flags, add_segment_flags, add_weight_flags
 from util.options import OptionParser, add_flag, float_in, int_in
 
@@ -35,7 +35,8 @@ def build_parser() -> OptionParser:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        from engine.demo.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
+        with interruptible_imports(PROGRAM):
+            from engine.demo.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
 
         run(options)
 

@@ -7,7 +7,7 @@ torchrun the processes share the videos; each runs on a GPU of its own.
 """
 
 from datasets.registry import DATASETS, add_path_flag, split_type
-from util.errors import exit_on_user_error
+from util.errors import exit_on_user_error, interruptible_imports
 from util.flags import (
     REMOVED_FROM_INFERENCE,
     add_device_flags,
@@ -45,7 +45,8 @@ def build_parser() -> OptionParser:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        from engine.inference.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
+        with interruptible_imports(PROGRAM):
+            from engine.inference.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
 
         run(options, "mevis")
 

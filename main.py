@@ -9,7 +9,7 @@
 import argparse
 
 from datasets.registry import GROUPS, TRAINED, add_dataset_flags
-from util.errors import did_you_mean, exit_on_user_error
+from util.errors import did_you_mean, exit_on_user_error, interruptible_imports
 from util.flags import (
     DTYPE_NAMES,
     MAX_BOX,
@@ -230,7 +230,8 @@ def _add_log_flags(parser: OptionParser) -> None:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        from engine.training.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
+        with interruptible_imports(PROGRAM):
+            from engine.training.run import run  # noqa: PLC0415, heavy: --help and refused flags answer without it
 
         run(options)
 

@@ -8,7 +8,7 @@ The folder holds all networks and a model card. It loads with ``FlowRVS.from_pre
 
 from pathlib import Path
 
-from util.errors import UserError, exit_on_user_error
+from util.errors import UserError, exit_on_user_error, interruptible_imports
 from util.flags import DTYPE_NAMES
 from util.options import OptionParser
 from util.run_folder import LATEST, find_trained
@@ -38,8 +38,9 @@ def build_parser() -> OptionParser:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     with exit_on_user_error(PROGRAM):
-        from models.export_run import export_pipeline, export_reference  # noqa: PLC0415, heavy
-        from util.device import DTYPES  # noqa: PLC0415, heavy
+        with interruptible_imports(PROGRAM):
+            from models.export_run import export_pipeline, export_reference  # noqa: PLC0415, heavy
+            from util.device import DTYPES  # noqa: PLC0415, heavy
 
         trained = find_trained(Path(options.run), options.checkpoint, options.weights == "ema")
         out, dtype = Path(options.out), DTYPES[options.dtype]

@@ -8,7 +8,7 @@ stay random. Without it all weights are random: everything runs, but masks are m
 
 from pathlib import Path
 
-from util.errors import exit_on_user_error
+from util.errors import exit_on_user_error, interruptible_imports
 from util.options import OptionParser, int_in
 
 
@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     options = parser.parse_args(arguments)
     with exit_on_user_error(parser.prog):
-        from models.toy_wan import write_toy_wan  # noqa: PLC0415, heavy: --help and refused flags answer without it
+        with interruptible_imports(parser.prog):
+            from models.toy_wan import write_toy_wan  # noqa: PLC0415, heavy: --help and refused flags answer without it
 
         train_on = Path(options.train_on) if options.train_on else None
         write_toy_wan(Path(options.out), options.seed, train_on, options.vae_steps)

@@ -81,15 +81,24 @@ IMPORTING = {
 }
 
 
-@pytest.mark.parametrize("script", IMPORTING)
-def test_ctrl_c_during_imports_ends_in_one_line(tmp_path, script):
-    """The interrupt comes from inside the import of numpy, which all of them import first."""
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        *((script, "numpy") for script in IMPORTING),
+        *((script, "torch") for script in IMPORTING if script != "evaluate.py"),
+    ],
+)
+def test_ctrl_c_during_imports_ends_in_one_line(tmp_path, script, module):
+    """The interrupt comes from inside an import, which swallows every exception as libraries sometimes do."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'numpy':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == {module!r}:\n"
+        "            try:\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "                for _ in range(10**6): pass\n"
+        "            except BaseException: raise RecursionError('of a library')\n"
         "sys.meta_path.insert(0, Interrupt())\n"
     )
     done = subprocess.run(

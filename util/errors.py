@@ -2,8 +2,10 @@
 
 import contextlib
 import difflib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 
 
@@ -43,6 +45,27 @@ def exit_on_user_error(program: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def interruptible_imports(program: str) -> Iterator[None]:
+    """Ends the process with one line on Ctrl-C, at once, with exit code 130. For blocks that only import.
+
+    A ``KeyboardInterrupt`` inside an import of numpy or torch may be swallowed, or come out as another error.
+    """
+
+    def end(*_: object) -> None:
+        os.write(2, f"\n{program}: interrupted\n".encode())
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _one_line(error: Exception) -> str:
