@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 from collections import deque
@@ -147,10 +148,13 @@ class WorkerPool(Generic[Context, Job, Result]):
 
     def _killed(self) -> ChildProcessError:
         self._lifeline.close()
-        for process in self._processes:
-            process.join()
-        codes = [process.exitcode for process in self._processes if process.exitcode not in (0, LEFT_ALONE)]
-        code = codes[0] if codes else "unknown"
+        # The pool's own thread waits for the processes too; whoever loses that race sees the exit code a little later.
+        for _ in range(100):
+            if all(process.exitcode is not None for process in self._processes):
+                break
+            time.sleep(0.02)
+        codes = {process.exitcode for process in self._processes} - {0, LEFT_ALONE, None}
+        code = min(codes) if codes else "unknown"
         return ChildProcessError(
             f"a worker process ended by itself (exit code {code}; -9 is often too little memory); start again with "
             "fewer --num_workers: what is done stays"
