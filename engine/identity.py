@@ -21,9 +21,9 @@ def model_identity(loaded: LoadedFlowRVS, weights: str) -> dict[str, Any]:
     """
     pipeline = loaded.pipeline
     return {
-        "weights": {part: fingerprint(files) for part, files in loaded.files.items()} | {"choice": weights},
+        "weights": {network: fingerprint(files) for network, files in loaded.files.items()} | {"choice": weights},
         "model": {entry: pipeline.config[entry] for entry in CONFIG_ENTRIES}
-        | {part: hash_of(dict(getattr(pipeline, part).config)) for part in ("transformer", "vae")}
+        | {network: hash_of(dict(getattr(pipeline, network).config)) for network in ("transformer", "vae")}
         | {"text": hash_of(text_identity(loaded.folder))},
         "libraries": {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__},
     }

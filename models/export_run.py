@@ -29,7 +29,7 @@ A FlowRVS pipeline: frames of a video and sentences in, one mask per frame and s
 transformer deforms the latents of the video into those of the mask
 ([arXiv 2510.06139](https://arxiv.org/abs/2510.06139)).
 
-| part | from |
+| network | from |
 |---|---|
 {origins}
 
@@ -55,7 +55,7 @@ or `python inference_demo.py --wan_path {name} --input_path video.mp4 --text_pro
 
 ## Training
 
-{weights}. Its options, resolved; of an absolute path only the last part is shown:
+{weights}. Its resolved options; absolute paths are shortened to their last component:
 
 ```yaml
 {options}```
@@ -163,12 +163,12 @@ def model_card(trained: TrainedWeights, name: str, sources: dict[str, Any], obje
         "vae": sources["vae_ckpt"] or wan,
         "text_encoder, tokenizer": wan,
     }
-    rows = {part: f"`{_without_folders(path)}`" for part, path in origins.items()}
+    rows = {network: f"`{_without_folders(path)}`" for network, path in origins.items()}
     rows[trained.network] = f"training, see below: {kind} weights after step {trained.step}"
     options = {option: _without_folders(value) for option, value in trained.options.items()}
     return CARD.format(
         name=name,
-        origins="\n".join(f"| {part} | {origin} |" for part, origin in rows.items()),
+        origins="\n".join(f"| {network} | {origin} |" for network, origin in rows.items()),
         dtype=str(dtype).removeprefix("torch."),
         objective=objective,
         scores=_scores(trained),
@@ -183,8 +183,8 @@ def _scores(trained: TrainedWeights) -> str:
         return "None: the run validated no such weights."
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in trained.scores.items())
     return (
-        f"From the run's own validation at step {trained.step}, in [0, 1], beside the other parts that the run was "
-        "given. Such a validation follows the training on a part of a split: it is no benchmark result.\n\n"
+        f"From the run's own validation at step {trained.step}, in [0, 1], with the other networks that the run was "
+        "given. The validation uses some videos of a split to watch the training: it is not a benchmark result.\n\n"
         f"| score | value |\n|---|---|\n{rows}"
     )
 

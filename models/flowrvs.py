@@ -198,7 +198,7 @@ class FlowRVS(DiffusionPipeline):
                 encoded, embeddings, sigmas, blend,
                 seed=seed, prompt_batch=len(embeddings), stopwatch=stopwatch, device=device,
             )  # fmt: skip
-            yield join(((part.start, part.logits) for part in finished), len(video))
+            yield join(((one.start, one.logits) for one in finished), len(video))
 
     @torch.no_grad()
     def segment_stream(

@@ -251,8 +251,8 @@ def _double_and_convolve(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     out = frames.new_empty(num, 2 * height, 2 * width, len(bias)).movedim(-1, 1)
     for row in range(2):
         for column in range(2):
-            part = by_parity[:, row, column, :, row : row + height, column : column + width]
-            out[:, :, row::2, column::2] = part
+            rows = by_parity[:, row, column, :, row : row + height, column : column + width]
+            out[:, :, row::2, column::2] = rows
     return out
 
 

@@ -133,7 +133,11 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
         folder = _fetch(wan_path, skip_transformer, skip_vae)
     if not folder.is_dir():
         raise UserError(f"--wan_path {wan_path}: must be a folder or a hub id, got a file")
-    needed = ["model_index.json"] + [f"{part}/config.json" for part in NETWORKS if part != "tokenizer"] + ["tokenizer"]
+    needed = (
+        ["model_index.json"]
+        + [f"{network}/config.json" for network in NETWORKS if network != "tokenizer"]
+        + ["tokenizer"]
+    )
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise MissingFileError(
@@ -146,12 +150,14 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
 def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
     if "/" not in hub_id:  # a hub id is owner/name
         raise MissingFileError(f"--wan_path {hub_id}: no such folder; {_download_hint(hub_id)}")
-    skipped = [f"{part}/*.safetensors" for part, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
+    skipped = [
+        f"{network}/*.safetensors" for network, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip
+    ]
     try:
         return Path(
             snapshot_download(
                 hub_id,
-                allow_patterns=["model_index.json", *(f"{part}/*" for part in NETWORKS)],
+                allow_patterns=["model_index.json", *(f"{network}/*" for network in NETWORKS)],
                 ignore_patterns=skipped,
             )
         )
@@ -170,17 +176,17 @@ def _download_hint(wan_path: str) -> str:
 
 
 def _component_weights(
-    folder: Path, part: str, ckpt: str | None, flag: str, weights: str
+    folder: Path, network: str, ckpt: str | None, flag: str, weights: str
 ) -> tuple[StateDict, dict[str, Any]]:
     """Returns the state dict and config of one network: from the checkpoint if one is given, else from the folder."""
-    config = read_json(folder / part / "config.json")
+    config = read_json(folder / network / "config.json")
     if ckpt is None:
-        return read_saved_folder(folder / part, f"--wan_path {folder}"), config
+        return read_saved_folder(folder / network, f"--wan_path {folder}"), config
     path, source = Path(ckpt), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
     saved, own_config = read_saved_network(
-        _network_folder(latest_checkpoint(path) or path, part, source, weights), source
+        _network_folder(latest_checkpoint(path) or path, network, source, weights), source
     )
     return saved, own_config or config
 
@@ -218,20 +224,20 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
     return StateDict(tensors, (adapter, *below.files), source)
 
 
-def _network_folder(path: Path, part: str, source: str, weights: str) -> Path:
+def _network_folder(path: Path, network: str, source: str, weights: str) -> Path:
     """Finds the weights of a network in a saved pipeline, a training checkpoint, or a folder of the network itself."""
-    ema = path / ema_name(part)
+    ema = path / ema_name(network)
     if ema.is_dir() and weights != "model":
         return ema
     if weights == "ema":
         raise MissingFileError(f"{source}: no {ema.name} folder in it; use --weights auto or model")
-    for candidate in (path / part, path):
+    for candidate in (path / network, path):
         if any(
             (candidate / name).is_file() for name in (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)
         ):
             return candidate
     raise MissingFileError(
-        f"{source}: neither it nor a '{part}' folder in it holds {SAFETENSORS_NAME} or its index; "
+        f"{source}: neither it nor a '{network}' folder in it holds {SAFETENSORS_NAME} or its index; "
         "give a saved pipeline, a checkpoint folder or a weight file"
     )
 

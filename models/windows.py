@@ -116,7 +116,7 @@ def cut(items: Iterable[Item], windows: Windows, after: Joint | None = None) -> 
 
 def spans_of(num_frames: int, windows: Windows) -> list[tuple[int, int]]:
     """Returns the windows [start, stop) of a video of known length."""
-    return [(start, start + len(part)) for start, part in cut(range(num_frames), windows)]
+    return [(start, start + len(window)) for start, window in cut(range(num_frames), windows)]
 
 
 @dataclass
@@ -153,14 +153,14 @@ class Blend:
         return logits[:, :num_finished]
 
 
-def join(parts: Iterable[tuple[int, Tensor]], num_frames: int) -> Tensor:
+def join(finished: Iterable[tuple[int, Tensor]], num_frames: int) -> Tensor:
     """Joins finished logits to [P, num_frames, h, w].
 
     Args:
-        parts: (first frame, [P, N, h, w]) in order; one that holds all frames is returned without a copy.
+        finished: (first frame, [P, N, h, w]) in order; one that holds all frames is returned without a copy.
     """
     joined = None
-    for start, logits in parts:
+    for start, logits in finished:
         if logits.shape[1] == num_frames:
             return logits
         if joined is None:

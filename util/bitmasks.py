@@ -77,7 +77,7 @@ class Patch:
     def right(self) -> int:
         return self.left + self.words.shape[2]
 
-    def part(self, top: int, bottom: int, left: int, right: int) -> Words:
+    def slice(self, top: int, bottom: int, left: int, right: int) -> Words:
         """Returns a slice of the region between rows and words of the frame, all of them inside it."""
         return self.words[:, top - self.top : bottom - self.top, left - self.left : right - self.left]
 
@@ -138,7 +138,7 @@ def count_shared(one: Patch, other: Patch) -> NDArray[np.int64]:
     """Counts the pixels of each frame that are set in both, [T]."""
     top, left = max(one.top, other.top), max(one.left, other.left)
     bottom, right = max(top, min(one.bottom, other.bottom)), max(left, min(one.right, other.right))
-    return count(one.part(top, bottom, left, right) & other.part(top, bottom, left, right))
+    return count(one.slice(top, bottom, left, right) & other.slice(top, bottom, left, right))
 
 
 def unpack_masks(bits: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:

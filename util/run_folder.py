@@ -57,9 +57,9 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:07d}"
 
 
-def ema_name(part: str) -> str:
+def ema_name(network: str) -> str:
     """Returns the folder name of a network's EMA weights."""
-    return f"{part}_ema"
+    return f"{network}_ema"
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -102,10 +102,10 @@ def find_trained(run_dir: Path, checkpoint: str = LATEST, is_ema: bool = True) -
             f"--run {run_dir}: {OPTIONS_FILE} was not written by main.py; give the --output_dir of a run of it"
         )
     place = _find_place(run_dir, checkpoint)
-    part, folder = _weights_in(place, is_ema)
+    network, folder = _weights_in(place, is_ema)
     step = _best_step(place) if place.name == BEST else _step_of(place)
     scores = _scores_of(run_dir / VALIDATION_FILE, step) if is_ema else {}
-    return TrainedWeights(folder, part, place.name, step, is_ema, scores, options, libraries)
+    return TrainedWeights(folder, network, place.name, step, is_ema, scores, options, libraries)
 
 
 def _is_checkpoint(place: Path) -> bool:
@@ -132,10 +132,10 @@ def _weights_in(place: Path, is_ema: bool) -> tuple[str, Path]:
     """Returns the network that a checkpoint holds, and the folder of the weights."""
     if place.name == BEST and not is_ema:
         raise UserError(f"--weights model: {BEST} has only EMA weights; use --weights ema, or name a step")
-    for part in TRAINABLE_NETWORKS:
-        folder = place / (ema_name(part) if is_ema and place.name != BEST else part)
+    for network in TRAINABLE_NETWORKS:
+        folder = place / (ema_name(network) if is_ema and place.name != BEST else network)
         if folder.is_dir():
-            return part, folder
+            return network, folder
     raise MissingFileError(f"{place}: holds no {'EMA' if is_ema else 'raw'} weights; name another checkpoint")
 
 

@@ -183,12 +183,12 @@ def _locked(folder: Path, made: list[Path]) -> Iterator[None]:
 def _deliver(folder: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     (target / RECORD).unlink(missing_ok=True)  # the result counts only once everything is in place
-    for part in ("masks", "overlay"):
-        if (folder / part).exists() or (target / part).exists():
-            (folder / part).mkdir(exist_ok=True)
-            move_over(folder / part, target / part)
+    for name in ("masks", "overlay"):
+        if (folder / name).exists() or (target / name).exists():
+            (folder / name).mkdir(exist_ok=True)
+            move_over(folder / name, target / name)
         with contextlib.suppress(OSError):
-            (target / part).rmdir()  # removes a folder of the earlier result that this one does not have
+            (target / name).rmdir()  # removes a folder of the earlier result that this one does not have
     move_over(folder / "result.mp4", target.with_name(f"{target.name}_result.mp4"))
     move_over(folder / RECORD, target / RECORD)
 

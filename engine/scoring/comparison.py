@@ -63,10 +63,10 @@ def compare(metrics: dict[str, Any], other: dict[str, Any], file: Path) -> dict[
         UserError: if the runs scored different expressions, or by different protocols.
     """
     # Objects are named anno_<k>/<video>/<number>, expressions <video>/<exp_id>.
-    name, part = ("objects", 1) if "objects" in metrics and "objects" in other else ("units", 0)
+    name, position = ("objects", 1) if "objects" in metrics and "objects" in other else ("units", 0)
     own, others = metrics.get(name, {}), other.get(name, {})
     _check_same(own, others, name, file)
-    groups = [key.split("/")[part] for key in own]
+    groups = [key.split("/")[position] for key in own]
     common = [m for m in COMPARED if all(m in values for table in (own, others) for values in table.values())]
     if not common:
         raise UserError(

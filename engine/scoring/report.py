@@ -64,13 +64,13 @@ def write_report(
 
 
 def _overall(metrics: dict[str, Any]) -> str:
-    parts = {**metrics.get("kinds", {}), **_named(metrics.get("annotators", {})), "all": metrics}
+    groups = {**metrics.get("kinds", {}), **_named(metrics.get("annotators", {})), "all": metrics}
     if "C" in metrics:
-        parts["protocol C"] = metrics["C"]
+        groups["protocol C"] = metrics["C"]
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     names += [name for name, value in metrics.get("C", {}).items() if isinstance(value, float) and name not in names]
     rows: list[list[str | float | int]] = [
-        [part, *(means.get(name, "") for name in names)] for part, means in parts.items()
+        [group, *(means.get(name, "") for name in names)] for group, means in groups.items()
     ]
     notes = (
         [html_page.note(f"Protocol {metrics['protocol']}; overlaps: {metrics['overlaps']}.")]
@@ -146,7 +146,7 @@ def _images(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
     ranked = sorted(visible, key=lambda entry: (entry[1][name], entry[0].key))
     num_worst = min(NUM_SHOWN, (len(ranked) + 1) // 2)
     num_best = min(NUM_SHOWN, len(ranked) // 2)
-    parts = (("Worst", ranked[:num_worst]), ("Best", ranked[::-1][:num_best]))
+    rankings = (("Worst", ranked[:num_worst]), ("Best", ranked[::-1][:num_best]))
     return [
         html_page.section(
             f"{heading} by {name}",
@@ -155,7 +155,7 @@ def _images(entries: list[Entry], predictions: PredictionFolder) -> list[str]:
             ),
             html_page.row([_image(entry, name, predictions) for entry in chosen]),
         )
-        for heading, chosen in parts
+        for heading, chosen in rankings
         if chosen
     ]
 
