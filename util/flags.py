@@ -24,6 +24,8 @@ OBJECTIVES = ("flow", "velocity1", "noise", "direct", "rem")
 OPTIMIZERS = ("adamw", "adamw8bit")
 TRACKERS = ("tensorboard", "wandb", "none")
 SAMPLINGS = ("sparse", "dense", "mixed")
+OVERLAY_STYLES = ("fill", "contour", "spotlight")
+LEGEND_PLACES = ("top", "bottom", "off")
 
 
 def device_name(text: str) -> str:
