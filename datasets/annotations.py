@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
+from util.files import read_text
 
 # Returns the ids of an expression's targets, from its fields and their place in the file (for errors).
 Targets = Callable[[Any, str], tuple[str, ...] | None]
@@ -30,7 +31,7 @@ def read_annotations(file: Path, flag: str) -> Any:
     if not file.is_file():
         raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
     try:
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+        return json.loads(read_text(file), object_pairs_hook=_without_duplicates)
     except DuplicateKeyError as error:
         raise DuplicateKeyError(f"{file}: not valid JSON ({error}); download the file again") from None
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of a number of 5000 digits
