@@ -21,7 +21,6 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -29,12 +28,24 @@ from models import dit, mask_vae
 from models.flowrvs import FlowRVS
 from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
+from models.text_cache import text_weight_files
 from models.vae_layers import use_fast_layers
 from util.errors import MissingFileError, UserError
 from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
+from util.memory import is_out_of_memory, too_little_to_load
 from util.run_folder import ema_name, latest_checkpoint
-from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_saved_folder, read_state_dict
+from util.weight_files import (
+    ADAPTER_NAME,
+    SAFETENSORS_NAME,
+    StateDict,
+    files_of,
+    find_saved,
+    read_safetensors,
+    read_saved_folder,
+    read_state_dict,
+    unreadable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +123,7 @@ def load_flowrvs(
     files = {
         "transformer": dit_weights.files,
         "vae": vae_weights.files,
-        "text_encoder": tuple(sorted((folder / "text_encoder").glob("*.safetensors"))),
+        "text_encoder": text_weight_files(folder),
     }
     return LoadedFlowRVS(pipeline, files, folder)
 
@@ -220,7 +231,7 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
         read_saved_network(place, f"{source}: its base {base}")[0] if place.is_dir() else read_state_dict(place, base)
     )
     adapter = folder / ADAPTER_NAME
-    tensors = merge_adapter(below.tensors, load_file(adapter), source)
+    tensors = merge_adapter(below.tensors, read_safetensors(adapter, source), source)
     return StateDict(tensors, (adapter, *below.files), source)
 
 
@@ -232,9 +243,7 @@ def _network_folder(path: Path, network: str, source: str, weights: str) -> Path
     if weights == "ema":
         raise MissingFileError(f"{source}: no {ema.name} folder in it; use --weights auto or model")
     for candidate in (path / network, path):
-        if any(
-            (candidate / name).is_file() for name in (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)
-        ):
+        if find_saved(candidate) or (candidate / ADAPTER_NAME).is_file():
             return candidate
     raise MissingFileError(
         f"{source}: neither it nor a '{network}' folder in it holds {SAFETENSORS_NAME} or its index; "
@@ -284,11 +293,16 @@ def _build_strictly(
             f"{source}: does not fit the {model_class.__name__} of the folder. {listing}. Use weights of that model"
         )
     kept = set(model._keep_in_fp32_modules or [])
-    typed = {
-        # As the library does, unlike .to(bfloat16): norms, time embedding and modulation stay float32.
-        name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
-        for name, tensor in tensors.items()
-    }
+    try:
+        typed = {
+            # As the library does, unlike .to(bfloat16): norms, time embedding and modulation stay float32.
+            name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
+            for name, tensor in tensors.items()
+        }
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_little_to_load(error, source) from None
     model.load_state_dict(typed, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -304,23 +318,25 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
     Raises:
         UserError: if they are missing or damaged.
     """
+    source = f"--wan_path {folder}: text_encoder"
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
+    saved = find_saved(folder / "text_encoder")
+    if saved is None:
+        raise MissingFileError(f"{source}: holds no model.safetensors; {_download_hint(str(folder))}")
+    files_of(saved, source)
     try:
         encoder, info = UMT5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
+            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True,
+            use_safetensors=saved.is_safe, variant=saved.variant or None,
+        )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
-        raise UserError(
-            f"--wan_path {folder}: text_encoder or tokenizer is damaged or incomplete ({type(error).__name__}: "
-            f"{str(error)[:200]}); {_download_hint(str(folder))}"
-        ) from None
+        reason = f"it or the tokenizer is damaged or incomplete ({type(error).__name__}: {str(error)[:200]})"
+        raise unreadable(error, source, reason, _download_hint(str(folder))) from None
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
-        raise UserError(
-            f"--wan_path {folder}: text_encoder: missing or of another shape: {_first(absent)}; download it again"
-        )
+        raise UserError(f"{source}: missing or of another shape: {_first(absent)}; download it again")
     return encoder.eval().requires_grad_(False), tokenizer
 
 
