@@ -1,9 +1,9 @@
 """Builds a ``FlowRVS`` from folders and weight files, strictly: a tensor that is missing or left over is an error.
 
 A Wan2.1-T2V-*-Diffusers folder provides the networks; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of DiT and
-VAE.
-These are files of the original (``.pth``, as released or as its trainer wrote them, with a list of EMA weights),
-safetensors files, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
+VAE. These are files of the original (``.pth``, as released or as its trainer wrote them, with a list of EMA weights),
+safetensors files, runs of ``main.py``, folders that diffusers' ``save_pretrained`` wrote, or any of these in a
+repository of the hub (``models/hub.py``).
 
 ``python -m models.export`` writes the weights of a run for others to use.
 """
@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models import dit, mask_vae
 from models.flowrvs import FlowRVS
+from models.hub import download_wan_folder, how_to_get, local_weights
 from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
 from models.text_cache import text_weight_files
@@ -80,11 +79,9 @@ def load_flowrvs(
 
     Args:
         wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or the hub id of either; by default the
-            folder
-            Wan2.1-T2V-1.3B-Diffusers in the working directory.
+            folder Wan2.1-T2V-1.3B-Diffusers in the working directory.
         dit_ckpt: weights of the DiT; those of the folder are then not read. Their shape tells whether they have
-            direct
-            video injection.
+            direct video injection.
         vae_ckpt: weights of the VAE; by default those of the folder.
         weights: of a DiT checkpoint with EMA and raw weights, ``auto`` prefers EMA, ``ema`` requires them, ``model``
             takes
@@ -136,12 +133,12 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
 
     Raises:
         UserError: if there is no such folder and it cannot be downloaded, or a network is missing in it. The message
-            names
-            the command that downloads it.
+            names the command that downloads or makes it.
     """
     folder = Path(wan_path)
     if not folder.exists():
-        folder = _fetch(wan_path, skip_transformer, skip_vae)
+        skipped = [network for network, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
+        folder = download_wan_folder(wan_path, NETWORKS, skipped)
     if not folder.is_dir():
         raise UserError(f"--wan_path {wan_path}: must be a folder or a hub id, got a file")
     needed = (
@@ -153,37 +150,9 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
     if missing:
         raise MissingFileError(
             f"--wan_path {wan_path}: not a Wan2.1-T2V-*-Diffusers folder, {', '.join(missing)} missing; "
-            f"{_download_hint(wan_path)}"
+            f"{how_to_get(wan_path)}"
         )
     return folder
-
-
-def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
-    if "/" not in hub_id:  # a hub id is owner/name
-        raise MissingFileError(f"--wan_path {hub_id}: no such folder; {_download_hint(hub_id)}")
-    skipped = [
-        f"{network}/*.safetensors" for network, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip
-    ]
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=["model_index.json", *(f"{network}/*" for network in NETWORKS)],
-                ignore_patterns=skipped,
-            )
-        )
-    except HFValidationError:
-        reason = "no such folder"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
-        reason = "no such folder, and the model hub cannot be reached or does not have it"
-    raise MissingFileError(f"--wan_path {hub_id}: {reason}; {_download_hint(hub_id)}")
-
-
-def _download_hint(wan_path: str) -> str:
-    name = wan_path.rstrip("/").split("/")[-1]
-    if not name.endswith("-Diffusers"):
-        name = "Wan2.1-T2V-1.3B-Diffusers"
-    return f"download it with: hf download Wan-AI/{name} --local-dir {name}"
 
 
 def _component_weights(
@@ -193,7 +162,7 @@ def _component_weights(
     config = read_json(folder / network / "config.json")
     if ckpt is None:
         return read_saved_folder(folder / network, f"--wan_path {folder}"), config
-    path, source = Path(ckpt), f"{flag} {ckpt}"
+    path, source = local_weights(ckpt, network, flag), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
     saved, own_config = read_saved_network(
@@ -323,7 +292,7 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
         raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
     saved = find_saved(folder / "text_encoder")
     if saved is None:
-        raise MissingFileError(f"{source}: holds no model.safetensors; {_download_hint(str(folder))}")
+        raise MissingFileError(f"{source}: holds no model.safetensors; {how_to_get(str(folder))}")
     files_of(saved, source)
     try:
         encoder, info = UMT5EncoderModel.from_pretrained(
@@ -333,7 +302,7 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
         reason = f"it or the tokenizer is damaged or incomplete ({type(error).__name__}: {str(error)[:200]})"
-        raise unreadable(error, source, reason, _download_hint(str(folder))) from None
+        raise unreadable(error, source, reason, how_to_get(str(folder))) from None
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
         raise UserError(f"{source}: missing or of another shape: {_first(absent)}; download it again")

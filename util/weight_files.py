@@ -27,6 +27,7 @@ from util.wrong_files import refuse_wrong_file
 SAFETENSORS_NAME = "diffusion_pytorch_model.safetensors"  # file name of diffusers' save_pretrained
 ADAPTER_NAME = "adapter.safetensors"  # low-rank adapters only; they need the weights they were trained on
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # As diffusers and transformers name them: variant, format, and whether it is an index, in two orders.
 SAVED_NAME = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?\.(?P<kind>safetensors|bin)"
@@ -85,6 +86,11 @@ class SavedFile:
     variant: str
     is_safe: bool
     is_index: bool
+
+
+def is_saved_name(name: str) -> bool:
+    """Whether ``save_pretrained`` of diffusers or transformers calls a file, or an index of files, like this."""
+    return SAVED_NAME.fullmatch(name) is not None
 
 
 def find_saved(folder: Path) -> SavedFile | None:
