@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
 from util.files import read_text
+from util.recipes import how_to_make
 
 # Returns the ids of an expression's targets, from its fields and their place in the file (for errors).
 Targets = Callable[[Any, str], tuple[str, ...] | None]
@@ -29,7 +30,8 @@ def read_annotations(file: Path, flag: str) -> Any:
         UserError: if it is missing, not JSON, or an object in it has a key twice.
     """
     if not file.is_file():
-        raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
+        advice = how_to_make(flag.partition(" ")[2]) or "give the folder of the dataset"
+        raise MissingFileError(f"{flag}: {file} is missing; {advice}")
     try:
         return json.loads(read_text(file), object_pairs_hook=_without_duplicates)
     except DuplicateKeyError as error:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from util.errors import MissingFileError, UserError, did_you_mean
-from util.files import read_text
+from util.recipes import how_to_make
 from util.weight_files import WEIGHT_SUFFIXES, is_saved_name
 
 MAX_LISTED = 20  # most names of files in an error
@@ -28,7 +28,6 @@ SMALL_FILE = ".gitattributes"  # every repository has it
 VAE_WORD = "vae"  # in the name of each file or folder with weights of a VAE, and of no other
 OTHER_WORDS = ("text_encoder", "t5", "clip", "optimizer", "scheduler")  # neither DiT nor VAE
 HUB_ERRORS = (HTTPError, OSError)  # of huggingface_hub are OSErrors, of its connections HTTPErrors
-RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def local_weights(name: str, network: str, flag: str) -> Path:
@@ -99,21 +98,11 @@ def download_wan_folder(hub_id: str, networks: Sequence[str], skipped: Sequence[
 
 
 def how_to_get(wan_path: str) -> str:
-    """Returns the advice that gives a user the folder ``wan_path``.
-
-    The first lines of a recipe in ``configs/`` hold the commands that make the folders it names. Any other folder is
-    one of Wan2.1, to be downloaded.
-    """
-    for recipe in sorted(RECIPES.glob("*.yaml")):
-        for line in read_text(recipe).splitlines():
-            if line.startswith("# python ") and f" --out {wan_path} " in f"{line} ":
-                return f"make it, as configs/{recipe.name} says, with: {line.removeprefix('# ')}"
-    if wan_path and (RECIPES.parent / wan_path).is_dir():
-        return f"it is in the folder of FlowRVS's code: run this program there, or give {RECIPES.parent / wan_path}"
+    """Returns the advice that gives a user the folder ``wan_path``: how a recipe makes it, or a download of Wan2.1."""
     name = wan_path.rstrip("/").split("/")[-1]
     if not name.endswith("-Diffusers"):
         name = "Wan2.1-T2V-1.3B-Diffusers"
-    return f"download it with: hf download Wan-AI/{name} --local-dir {name}"
+    return how_to_make(wan_path) or f"download it with: hf download Wan-AI/{name} --local-dir {name}"
 
 
 def _listing(repository: str, snapshot: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from fake_hub import running_hub
 
-from models.hub import how_to_get, local_weights
+from models.hub import local_weights
 from models.weights import load_flowrvs, resolve_wan_folder
 from util.errors import UserError
 
@@ -222,17 +222,6 @@ def test_a_program_that_starts_anew_finds_the_hub(hub, published, tmp_path, monk
 
 
 # -- what to do without a folder ---------------------------------------------------------------------------------
-
-
-def test_the_folder_of_a_recipe_is_made_by_the_command_of_its_first_lines():
-    assert how_to_get("runs/toy-wan") == (
-        "make it, as configs/toy.yaml says, with: python -m models.toy --out runs/toy-wan --train_on runs/toy-mevis"
-    )
-    assert "hf download" in how_to_get("runs/toy-wan2")
-
-
-def test_a_folder_that_comes_with_the_code_is_named():
-    assert how_to_get("assets/toy/flowrvs").endswith(f"or give {ROOT}/assets/toy/flowrvs")
 
 
 def test_a_missing_toy_folder_does_not_advise_a_download(hub):
