@@ -34,6 +34,7 @@ from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
 from util.memory import is_out_of_memory, too_little_to_load
 from util.run_folder import ema_name, latest_checkpoint
+from util.run_sources import with_sources_of_run
 from util.weight_files import (
     ADAPTER_NAME,
     SAFETENSORS_NAME,
@@ -79,10 +80,12 @@ def load_flowrvs(
 
     Args:
         wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or the hub id of either; by default the
-            folder Wan2.1-T2V-1.3B-Diffusers in the working directory.
+            folder with which the run was started that ``dit_ckpt`` or ``vae_ckpt`` is of, else
+            Wan2.1-T2V-1.3B-Diffusers in the working directory.
         dit_ckpt: weights of the DiT; those of the folder are then not read. Their shape tells whether they have
             direct video injection.
-        vae_ckpt: weights of the VAE; by default those of the folder.
+        vae_ckpt: weights of the VAE; by default those with which the run was started that ``dit_ckpt`` is of, else
+            those of the folder.
         weights: of a DiT checkpoint with EMA and raw weights, ``auto`` prefers EMA, ``ema`` requires them, ``model``
             takes
             the raw ones.
@@ -93,6 +96,8 @@ def load_flowrvs(
     Raises:
         UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not fit.
     """
+    if not is_start:
+        wan_path, vae_ckpt = with_sources_of_run(wan_path, dit_ckpt, vae_ckpt)
     wan_path = wan_path or DEFAULT_WAN_PATH
     folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
     index = read_json(folder / "model_index.json")

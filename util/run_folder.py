@@ -1,6 +1,6 @@
 """Names in a run folder, and how to find weights in it.
 
-options.json                 resolved options, command, library versions
+options.json                 resolved options, command, library versions, and what the weight flags named
 step_<n>/<network>           raw weights of a step as the library saves them; <network> is transformer or vae
 step_<n>/<network>_ema       their EMA weights
 latest                       the name of the newest step
