@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from datasets.split import Expression
 from util.errors import MissingFileError, UserError
+from util.files import read_text
+from util.recipes import how_to_make
 
 # Returns the ids of an expression's targets, from its fields and their place in the file (for errors).
 Targets = Callable[[Any, str], tuple[str, ...] | None]
@@ -28,9 +30,10 @@ def read_annotations(file: Path, flag: str) -> Any:
         UserError: if it is missing, not JSON, or an object in it has a key twice.
     """
     if not file.is_file():
-        raise MissingFileError(f"{flag}: {file} is missing; give the folder of the dataset")
+        advice = how_to_make(flag.partition(" ")[2]) or "give the folder of the dataset"
+        raise MissingFileError(f"{flag}: {file} is missing; {advice}")
     try:
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+        return json.loads(read_text(file), object_pairs_hook=_without_duplicates)
     except DuplicateKeyError as error:
         raise DuplicateKeyError(f"{file}: not valid JSON ({error}); download the file again") from None
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of a number of 5000 digits

@@ -12,6 +12,7 @@ from util.errors import MissingFileError, UserError
 from util.files import new_folders
 from util.flags import DEFAULT_WAN_PATH
 from util.run_folder import TrainedWeights
+from util.run_sources import recorded_source
 
 REFERENCE_SUFFIX = ".pth"
 
@@ -106,15 +107,15 @@ def export_pipeline(
 
 def _sources(trained: TrainedWeights, wan_path: str | None, vae_ckpt: str | None) -> dict[str, Any]:
     """Returns the arguments for ``load_flowrvs``: those of the run, replaced by those given and by what it trained."""
-    given = {name: trained.options.get(name) for name in ("wan_path", "dit_ckpt", "vae_ckpt")}
-    sources: dict[str, Any] = {
-        "wan_path": wan_path or given["wan_path"] or DEFAULT_WAN_PATH,
-        "dit_ckpt": given["dit_ckpt"],
-        "vae_ckpt": vae_ckpt or given["vae_ckpt"],
-    }
+    run = trained.folder.parents[1]
+    wan_path = wan_path or recorded_source(run, "wan_path") or DEFAULT_WAN_PATH
     if trained.network == "vae":  # --weights of the run chose among those of its --dit_ckpt
-        return {**sources, "vae_ckpt": str(trained.folder), "weights": trained.options.get("weights", "auto")}
-    return {**sources, "dit_ckpt": str(trained.folder)}
+        return {
+            "wan_path": wan_path, "dit_ckpt": recorded_source(run, "dit_ckpt"), "vae_ckpt": str(trained.folder),
+            "weights": trained.options.get("weights", "auto"),
+        }  # fmt: skip
+    vae_ckpt = vae_ckpt or recorded_source(run, "vae_ckpt")
+    return {"wan_path": wan_path, "dit_ckpt": str(trained.folder), "vae_ckpt": vae_ckpt}
 
 
 def export_reference(trained: TrainedWeights, out: Path, dtype: torch.dtype = torch.float32) -> None:

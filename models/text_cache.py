@@ -150,6 +150,12 @@ class CaptionCache:
         return UserError(f"--text_cache {self.folder.parent}: cannot be written ({reason}); make room or name another")
 
 
+def text_weight_files(wan_folder: Path) -> tuple[Path, ...]:
+    """Returns the weight files of the text encoder in a Wan folder: safetensors, or pickles if there are none."""
+    encoder = wan_folder / "text_encoder"
+    return tuple(sorted(encoder.glob("*.safetensors")) or sorted(encoder.glob("*.bin")))
+
+
 def text_identity(wan_folder: Path) -> dict[str, str]:
     """Returns what distinguishes text encoder and tokenizer from others, from the files of a Wan folder.
 
@@ -161,7 +167,7 @@ def text_identity(wan_folder: Path) -> dict[str, str]:
         UserError: if the folder holds no text encoder or no tokenizer.
     """
     encoder, tokenizer = wan_folder / "text_encoder", wan_folder / "tokenizer"
-    weights = list(encoder.glob("*.safetensors"))
+    weights = text_weight_files(wan_folder)
     vocabulary = [file for file in tokenizer.glob("[!.]*") if file.is_file()]
     if not weights or not vocabulary:
         raise MissingFileError(

@@ -1,9 +1,9 @@
 """Builds a ``FlowRVS`` from folders and weight files, strictly: a tensor that is missing or left over is an error.
 
 A Wan2.1-T2V-*-Diffusers folder provides the networks; ``dit_ckpt`` and ``vae_ckpt`` replace the weights of DiT and
-VAE.
-These are files of the original (``.pth``, as released or as its trainer wrote them, with a list of EMA weights),
-safetensors files, runs of ``main.py``, or folders that diffusers' ``save_pretrained`` wrote.
+VAE. These are files of the original (``.pth``, as released or as its trainer wrote them, with a list of EMA weights),
+safetensors files, runs of ``main.py``, folders that diffusers' ``save_pretrained`` wrote, or any of these in a
+repository of the hub (``models/hub.py``).
 
 ``python -m models.export`` writes the weights of a run for others to use.
 """
@@ -19,22 +19,33 @@ from typing import Any, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from models import dit, mask_vae
 from models.flowrvs import FlowRVS
+from models.hub import download_wan_folder, how_to_get, local_weights
 from models.lora import BASE_ENTRY, RANK_ENTRY, merge_adapter
 from models.objectives import FLOW, OBJECTIVE_ENTRY
+from models.text_cache import text_weight_files
 from models.vae_layers import use_fast_layers
 from util.errors import MissingFileError, UserError
 from util.files import read_json
 from util.flags import DEFAULT_WAN_PATH
+from util.memory import is_out_of_memory, too_little_to_load
 from util.run_folder import ema_name, latest_checkpoint
-from util.weight_files import ADAPTER_NAME, SAFETENSORS_NAME, StateDict, read_saved_folder, read_state_dict
+from util.run_sources import with_sources_of_run
+from util.weight_files import (
+    ADAPTER_NAME,
+    SAFETENSORS_NAME,
+    StateDict,
+    files_of,
+    find_saved,
+    read_safetensors,
+    read_saved_folder,
+    read_state_dict,
+    unreadable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +80,12 @@ def load_flowrvs(
 
     Args:
         wan_path: a Wan2.1-T2V-*-Diffusers folder, a saved FlowRVS folder, or the hub id of either; by default the
-            folder
+            folder with which the run was started that ``dit_ckpt`` or ``vae_ckpt`` is of, else
             Wan2.1-T2V-1.3B-Diffusers in the working directory.
         dit_ckpt: weights of the DiT; those of the folder are then not read. Their shape tells whether they have
-            direct
-            video injection.
-        vae_ckpt: weights of the VAE; by default those of the folder.
+            direct video injection.
+        vae_ckpt: weights of the VAE; by default those with which the run was started that ``dit_ckpt`` is of, else
+            those of the folder.
         weights: of a DiT checkpoint with EMA and raw weights, ``auto`` prefers EMA, ``ema`` requires them, ``model``
             takes
             the raw ones.
@@ -85,6 +96,8 @@ def load_flowrvs(
     Raises:
         UserError: if anything is missing, damaged or does not fit. One message lists all keys that do not fit.
     """
+    if not is_start:
+        wan_path, vae_ckpt = with_sources_of_run(wan_path, dit_ckpt, vae_ckpt)
     wan_path = wan_path or DEFAULT_WAN_PATH
     folder = resolve_wan_folder(wan_path, skip_transformer=dit_ckpt is not None, skip_vae=vae_ckpt is not None)
     index = read_json(folder / "model_index.json")
@@ -112,7 +125,7 @@ def load_flowrvs(
     files = {
         "transformer": dit_weights.files,
         "vae": vae_weights.files,
-        "text_encoder": tuple(sorted((folder / "text_encoder").glob("*.safetensors"))),
+        "text_encoder": text_weight_files(folder),
     }
     return LoadedFlowRVS(pipeline, files, folder)
 
@@ -125,12 +138,12 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
 
     Raises:
         UserError: if there is no such folder and it cannot be downloaded, or a network is missing in it. The message
-            names
-            the command that downloads it.
+            names the command that downloads or makes it.
     """
     folder = Path(wan_path)
     if not folder.exists():
-        folder = _fetch(wan_path, skip_transformer, skip_vae)
+        skipped = [network for network, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip]
+        folder = download_wan_folder(wan_path, NETWORKS, skipped)
     if not folder.is_dir():
         raise UserError(f"--wan_path {wan_path}: must be a folder or a hub id, got a file")
     needed = (
@@ -142,37 +155,9 @@ def resolve_wan_folder(wan_path: str, skip_transformer: bool = False, skip_vae: 
     if missing:
         raise MissingFileError(
             f"--wan_path {wan_path}: not a Wan2.1-T2V-*-Diffusers folder, {', '.join(missing)} missing; "
-            f"{_download_hint(wan_path)}"
+            f"{how_to_get(wan_path)}"
         )
     return folder
-
-
-def _fetch(hub_id: str, skip_transformer: bool, skip_vae: bool) -> Path:
-    if "/" not in hub_id:  # a hub id is owner/name
-        raise MissingFileError(f"--wan_path {hub_id}: no such folder; {_download_hint(hub_id)}")
-    skipped = [
-        f"{network}/*.safetensors" for network, skip in (("transformer", skip_transformer), ("vae", skip_vae)) if skip
-    ]
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=["model_index.json", *(f"{network}/*" for network in NETWORKS)],
-                ignore_patterns=skipped,
-            )
-        )
-    except HFValidationError:
-        reason = "no such folder"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
-        reason = "no such folder, and the model hub cannot be reached or does not have it"
-    raise MissingFileError(f"--wan_path {hub_id}: {reason}; {_download_hint(hub_id)}")
-
-
-def _download_hint(wan_path: str) -> str:
-    name = wan_path.rstrip("/").split("/")[-1]
-    if not name.endswith("-Diffusers"):
-        name = "Wan2.1-T2V-1.3B-Diffusers"
-    return f"download it with: hf download Wan-AI/{name} --local-dir {name}"
 
 
 def _component_weights(
@@ -182,7 +167,7 @@ def _component_weights(
     config = read_json(folder / network / "config.json")
     if ckpt is None:
         return read_saved_folder(folder / network, f"--wan_path {folder}"), config
-    path, source = Path(ckpt), f"{flag} {ckpt}"
+    path, source = local_weights(ckpt, network, flag), f"{flag} {ckpt}"
     if not path.is_dir():
         return read_state_dict(path, source, weights), config
     saved, own_config = read_saved_network(
@@ -220,7 +205,7 @@ def _read_adapted(folder: Path, base: str | None, source: str) -> StateDict:
         read_saved_network(place, f"{source}: its base {base}")[0] if place.is_dir() else read_state_dict(place, base)
     )
     adapter = folder / ADAPTER_NAME
-    tensors = merge_adapter(below.tensors, load_file(adapter), source)
+    tensors = merge_adapter(below.tensors, read_safetensors(adapter, source), source)
     return StateDict(tensors, (adapter, *below.files), source)
 
 
@@ -232,9 +217,7 @@ def _network_folder(path: Path, network: str, source: str, weights: str) -> Path
     if weights == "ema":
         raise MissingFileError(f"{source}: no {ema.name} folder in it; use --weights auto or model")
     for candidate in (path / network, path):
-        if any(
-            (candidate / name).is_file() for name in (SAFETENSORS_NAME, f"{SAFETENSORS_NAME}.index.json", ADAPTER_NAME)
-        ):
+        if find_saved(candidate) or (candidate / ADAPTER_NAME).is_file():
             return candidate
     raise MissingFileError(
         f"{source}: neither it nor a '{network}' folder in it holds {SAFETENSORS_NAME} or its index; "
@@ -284,11 +267,16 @@ def _build_strictly(
             f"{source}: does not fit the {model_class.__name__} of the folder. {listing}. Use weights of that model"
         )
     kept = set(model._keep_in_fp32_modules or [])
-    typed = {
-        # As the library does, unlike .to(bfloat16): norms, time embedding and modulation stay float32.
-        name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
-        for name, tensor in tensors.items()
-    }
+    try:
+        typed = {
+            # As the library does, unlike .to(bfloat16): norms, time embedding and modulation stay float32.
+            name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype)
+            for name, tensor in tensors.items()
+        }
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_little_to_load(error, source) from None
     model.load_state_dict(typed, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -304,23 +292,25 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[UMT5EncoderModel, PreTr
     Raises:
         UserError: if they are missing or damaged.
     """
+    source = f"--wan_path {folder}: text_encoder"
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise MissingFileError(f"--wan_path {folder}: tokenizer/tokenizer.json is missing; download the folder again")
+    saved = find_saved(folder / "text_encoder")
+    if saved is None:
+        raise MissingFileError(f"{source}: holds no model.safetensors; {how_to_get(str(folder))}")
+    files_of(saved, source)
     try:
         encoder, info = UMT5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
+            folder / "text_encoder", dtype=dtype, output_loading_info=True, local_files_only=True,
+            use_safetensors=saved.is_safe, variant=saved.variant or None,
+        )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
-        raise UserError(
-            f"--wan_path {folder}: text_encoder or tokenizer is damaged or incomplete ({type(error).__name__}: "
-            f"{str(error)[:200]}); {_download_hint(str(folder))}"
-        ) from None
+        reason = f"it or the tokenizer is damaged or incomplete ({type(error).__name__}: {str(error)[:200]})"
+        raise unreadable(error, source, reason, how_to_get(str(folder))) from None
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
-        raise UserError(
-            f"--wan_path {folder}: text_encoder: missing or of another shape: {_first(absent)}; download it again"
-        )
+        raise UserError(f"{source}: missing or of another shape: {_first(absent)}; download it again")
     return encoder.eval().requires_grad_(False), tokenizer
 
 

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the toy Wan folder, written once per test process."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from models.toy_wan import write_toy_wan
 from models.weights import load_flowrvs
 
 torch.set_num_threads(1)  # test processes share two cores
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test, and no program that it starts, reads or writes the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

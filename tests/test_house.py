@@ -28,6 +28,7 @@ TORCH_FREE = (
     "util/*.py",
 )
 NEEDS_TORCH = {
+    "util/state_dicts.py",
     *("datasets/clip.py", "datasets/referring.py", "datasets/transforms.py"),
     *("util/device.py", "util/memory.py", "util/stopwatch.py", "util/weight_files.py"),
 }

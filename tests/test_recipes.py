@@ -15,6 +15,7 @@ import main
 from datasets.toy import write_toy_mevis
 from engine.training.run import _start_processes
 from util.errors import UserError
+from util.recipes import how_to_make
 
 CONFIGS = Path(main.__file__).parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -173,3 +174,32 @@ def test_more_processes_than_gpus_and_one_gpu_for_several_processes_are_errors(m
         _start_processes(main.build_parser().parse_args([]), torch.device("cuda"))
     with pytest.raises(SystemExit, match=r"--device cuda:1: names one GPU, but torchrun started 4 processes"):
         main.main(["--device", "cuda:1"])
+
+
+# -- folders that are not there ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_folder_of_weights_that_a_recipe_names_is_made_downloaded_or_there(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = yaml.safe_load(path.read_text()).get("wan_path", "Wan2.1-T2V-1.3B-Diffusers")
+    assert folder.endswith("-Diffusers") or how_to_make(folder)
+
+
+def test_the_error_for_a_missing_toy_world_is_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(CONFIGS / "toy.yaml"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match=r"python -m datasets\.toy --out runs/toy-mevis --seed 1 --num_train 8000"):
+        main.main(arguments)
+    write_toy_mevis(tmp_path / "runs/toy-mevis", 5, num_train=1, num_valid_u=1, num_valid=1)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as caught:
+        main.main(arguments)
+    assert "python -m models.toy --out runs/toy-wan --train_on runs/toy-mevis" in str(caught.value.code)
+    assert "hf download" not in str(caught.value.code)
+
+
+def test_a_folder_that_comes_with_the_code_is_named_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert how_to_make("assets/toy/flowrvs").endswith(f"or give {CONFIGS.parent}/assets/toy/flowrvs")
+    assert how_to_make("runs/toy-wan2") is None

@@ -106,8 +106,25 @@ def remove_empty(folders: list[Path]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Writes a UTF-8 file under another name and renames it: readers never see half of it."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Reads a UTF-8 file, without the byte-order mark that some editors of Windows put first.
+
+    Args:
+        errors: as of ``bytes.decode``.
+
+    Raises:
+        OSError: if the file cannot be read.
+        UnicodeDecodeError: if it is not UTF-8.
+    """
+    return path.read_text(encoding="utf-8-sig", errors=errors)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,7 +134,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if the file is missing or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; download the folder again") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -44,9 +44,15 @@ def add_weight_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"Wan2.1-T2V-*-Diffusers folder, saved FlowRVS folder, or hub id of one (default: {DEFAULT_WAN_PATH})",
     )
-    group.add_argument("--dit_ckpt", metavar="PATH", help="DiT weights: .pth, .safetensors, run folder or saved folder")
     group.add_argument(
-        "--vae_ckpt", metavar="PATH", help="tuned VAE weights; the stock decoder is used if this is not given"
+        "--dit_ckpt",
+        metavar="PATH",
+        help="DiT weights: .pth, .safetensors, run folder, saved folder, or owner/name or owner/name/file of the hub",
+    )
+    group.add_argument(
+        "--vae_ckpt",
+        metavar="PATH",
+        help="tuned VAE weights, named in the same ways; the stock decoder is used if this is not given",
     )
     group.add_argument(
         "--weights",

@@ -6,15 +6,30 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from util.hash_store import remembered
+
 SAMPLE_EVERY, SAMPLE_BYTES = 8 << 20, 64 << 10
 
 
 def sha256_of(files: tuple[Path, ...], stop: threading.Event | None = None) -> str:
-    """Returns the hexadecimal SHA-256 of the bytes of the files, in this order; stops early once ``stop`` is set."""
+    """Returns the hexadecimal SHA-256 of the bytes of the files, in this order; of large ones it is remembered.
+
+    Args:
+        stop: ends the work early once it is set; the result is then an empty string.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    return remembered(files, lambda: _sha256(files, stop)) or ""
+
+
+def _sha256(files: tuple[Path, ...], stop: threading.Event | None) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            while not (stop and stop.is_set()) and (block := stream.read(1 << 22)):
+            while block := stream.read(1 << 22):
+                if stop is not None and stop.is_set():
+                    return None
                 digest.update(block)
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 
 from util.errors import did_you_mean
+from util.files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -113,7 +114,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def _take_defaults_from(self, path: Path) -> None:
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.safe_load(read_text(path))
         except OSError as error:
             self.error(f"--config {path}: cannot be read ({error.strerror}); give an existing YAML file")
         except (yaml.YAMLError, UnicodeDecodeError) as error:

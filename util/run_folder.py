@@ -1,6 +1,6 @@
 """Names in a run folder, and how to find weights in it.
 
-options.json                 resolved options, command, library versions
+options.json                 resolved options, command, library versions, and what the weight flags named
 step_<n>/<network>           raw weights of a step as the library saves them; <network> is transformer or vae
 step_<n>/<network>_ema       their EMA weights
 latest                       the name of the newest step
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import MissingFileError, UserError, did_you_mean
-from util.files import read_json
+from util.files import read_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     file = run_dir / LATEST
     if not file.is_file():
         return None
-    name = file.read_text(encoding="utf-8", errors="replace").strip()
+    name = read_text(file, errors="replace").strip()
     place = run_dir / name
     if not _is_checkpoint(place):
         raise MissingFileError(f"{file}: names {name!r}, which does not exist; name a checkpoint of the run instead")
@@ -149,7 +149,7 @@ def _best_step(place: Path) -> int:
 def _scores_of(file: Path, step: int) -> dict[str, float]:
     """Returns the last scores of a step; skips lines that a killed run left incomplete."""
     scores: dict[str, float] = {}
-    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    for text in read_text(file).splitlines() if file.is_file() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

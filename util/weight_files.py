@@ -1,6 +1,6 @@
 """Reads tensors from weight files safely: nothing in a file is ever executed.
 
-Formats: safetensors (one file, or several with an index), and torch pickles, which load with weights-only on. An
+Formats: safetensors and torch pickles, one file or several with an index. Pickles load with weights-only on. An
 ``argparse.Namespace`` inside a pickle is accepted and harmless (the original's trainer stores its options); any other
 object is refused.
 """
@@ -20,11 +20,20 @@ from torch import Tensor
 
 from util.errors import MissingFileError, UserError
 from util.files import read_json
+from util.memory import is_out_of_memory, too_little_to_load
+from util.state_dicts import checked_tensors, pick_weights
+from util.wrong_files import refuse_wrong_file
 
 SAFETENSORS_NAME = "diffusion_pytorch_model.safetensors"  # file name of diffusers' save_pretrained
 ADAPTER_NAME = "adapter.safetensors"  # low-rank adapters only; they need the weights they were trained on
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-PROFILER_SUFFIXES = ("total_ops", "total_params")  # a FLOP counter left these in the original's VAE file
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+# As diffusers and transformers name them: variant, format, and whether it is an index, in two orders.
+SAVED_NAME = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?\.(?P<kind>safetensors|bin)"
+    r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
+)
+PREFERRED_VARIANTS = ("", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -51,49 +60,91 @@ def read_state_dict(path: Path, source: str, weights: str = "auto") -> StateDict
     """
     if not path.is_file():
         raise MissingFileError(f"{source}: no such file; give a .pth or .safetensors file, or a saved folder")
+    refuse_wrong_file(path, source)
     if path.suffix == ".safetensors":
         if weights == "ema":
             raise UserError(f"{source}: a safetensors file holds one set of weights; leave --weights at auto")
-        tensors: dict[str, Any] = _read_safetensors(path, source)
+        tensors: dict[str, Any] = read_safetensors(path, source)
     elif path.suffix in PICKLE_SUFFIXES:
-        tensors = _pick_weights(_read_pickle(path, source), source, weights)
+        tensors = pick_weights(_read_pickle(path, source), source, weights)
     else:
         raise UserError(f"{source}: unknown file type; give .safetensors or one of {', '.join(PICKLE_SUFFIXES)}")
-    return StateDict(_checked_tensors(tensors, source), (path,), source)
+    return StateDict(checked_tensors(tensors, source), (path,), source)
 
 
-def _checked_tensors(tensors: dict[Any, Any], source: str) -> dict[str, Tensor]:
-    """Returns named weights without the leftovers of a profiler; refuses anything else."""
-    kept = {name: value for name, value in tensors.items() if not str(name).endswith(PROFILER_SUFFIXES)}
-    if not kept:
-        raise UserError(f"{source}: holds no tensors; it is empty or of another type; download it again")
-    for name, value in kept.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{source}: must map names to tensors, but {name!r} does not; give a state dict")
-        if value.is_meta or value.layout != torch.strided or not value.is_floating_point():
-            raise UserError(f"{source}: weights must be dense floating-point tensors, {name} is {value.dtype}")
-    return kept
+@dataclass(frozen=True)
+class SavedFile:
+    """The file, or index of files, from which a saved folder loads.
+
+    Attributes:
+        variant: ``bf16`` of ``diffusion_pytorch_model.bf16.safetensors``; empty for most.
+        is_safe: safetensors; otherwise torch pickles.
+        is_index: a JSON that names the files.
+    """
+
+    path: Path
+    variant: str
+    is_safe: bool
+    is_index: bool
+
+
+def is_saved_name(name: str) -> bool:
+    """Whether ``save_pretrained`` of diffusers or transformers calls a file, or an index of files, like this."""
+    return SAVED_NAME.fullmatch(name) is not None
+
+
+def find_saved(folder: Path) -> SavedFile | None:
+    """Finds the weights that ``save_pretrained`` of diffusers or transformers wrote into a folder; None without any.
+
+    Of several it takes safetensors before pickles, no variant before bf16 before fp16, an index before one file.
+    """
+    found: list[tuple[tuple[Any, ...], SavedFile]] = []
+    for path in sorted(folder.glob("*model.*")):
+        match = SAVED_NAME.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        variant = match["variant"] or match["index_variant"] or ""
+        preferred = PREFERRED_VARIANTS.index(variant) if variant in PREFERRED_VARIANTS else len(PREFERRED_VARIANTS)
+        saved = SavedFile(path, variant, match["kind"] == "safetensors", match["index"] is not None)
+        found.append(((not saved.is_safe, preferred, not saved.is_index, path.name), saved))
+    return min(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def files_of(saved: SavedFile, source: str) -> tuple[Path, ...]:
+    """Returns the files with the tensors; they exist and are neither empty nor web pages nor Git LFS pointers.
+
+    Raises:
+        UserError: if one is missing or wrong, or the index is damaged.
+    """
+    names = [saved.path.name]
+    if saved.is_index:
+        refuse_wrong_file(saved.path, source)
+        weight_map = read_json(saved.path).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise UserError(f"{saved.path}: 'weight_map' must map names to files; download the folder again")
+        names = sorted(set(weight_map.values()))
+    files = tuple(saved.path.parent / name for name in names)
+    for file in files:
+        if not file.is_file():
+            raise MissingFileError(f"{source}: {file} is missing; download the folder again")
+        refuse_wrong_file(file, source)
+    return files
 
 
 def read_saved_folder(folder: Path, source: str) -> StateDict:
-    """Reads the tensors of a folder that diffusers' ``save_pretrained`` wrote: one file, or several with an index.
+    """Reads the tensors of a folder that diffusers' ``save_pretrained`` wrote.
 
     Raises:
         UserError: if files are missing or damaged.
     """
-    index = folder / f"{SAFETENSORS_NAME}.index.json"
-    shards = [SAFETENSORS_NAME]
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-            raise UserError(f"{index}: 'weight_map' must map names to files; download the folder again")
-        shards = sorted(set(weight_map.values()))
-    tensors: dict[str, Tensor] = {}
-    for shard in shards:
-        if not (folder / shard).is_file():
-            raise MissingFileError(f"{source}: {folder / shard} is missing; download the folder again")
-        tensors |= _read_safetensors(folder / shard, source)
-    return StateDict(_checked_tensors(tensors, source), tuple(folder / shard for shard in shards), source)
+    saved = find_saved(folder)
+    if saved is None:
+        raise MissingFileError(f"{source}: {folder / SAFETENSORS_NAME} is missing; download the folder again")
+    files = files_of(saved, source)
+    tensors: dict[str, Any] = {}
+    for file in files:
+        tensors |= read_safetensors(file, source) if saved.is_safe else _read_pickle(file, f"{source}: {file.name}")
+    return StateDict(checked_tensors(tensors, source), files, source)
 
 
 def write_saved_folder(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -114,13 +165,16 @@ def load_plain(path: Path, source: str) -> dict[str, Any]:
     return _read_pickle(path, source)
 
 
-def _read_safetensors(path: Path, source: str) -> dict[str, Tensor]:
+def read_safetensors(path: Path, source: str) -> dict[str, Tensor]:
+    """Reads the tensors of one safetensors file.
+
+    Raises:
+        UserError: if the file is damaged, or memory is too small.
+    """
     try:
         return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{source}: {path.name} is damaged or not a safetensors file ({error}); download it again"
-        ) from None
+    except (SafetensorError, ValueError, RuntimeError, MemoryError, OSError) as error:
+        raise unreadable(error, source, f"{path.name} is damaged or not a safetensors file ({error})") from None
 
 
 def _read_pickle(path: Path, source: str) -> dict[str, Any]:
@@ -129,62 +183,33 @@ def _read_pickle(path: Path, source: str) -> dict[str, Any]:
             try:
                 # Memory-mapped: the optimizer state beside the weights is never read from disk.
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # torch's format before 1.6 cannot be mapped
+            except RuntimeError as error:  # torch's format before 1.6 cannot be mapped
+                if is_out_of_memory(error):
+                    raise
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        stranger = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and stranger:
-            raise UserError(
-                f"{source}: refused, it holds {stranger[1]} beside tensors and plain values; nothing in it was "
-                "executed; get weights from a source you trust"
-            ) from None
-        raise UserError(
-            f"{source}: damaged or not a torch file ({type(error).__name__}); nothing in it was run; download it again"
-        ) from None
+        kind = type(error).__name__
+        raise unreadable(error, source, f"damaged or not a torch file ({kind}); nothing in it was run") from None
     if not isinstance(content, dict):
         raise UserError(f"{source}: must hold a dictionary of weights, got a {type(content).__name__}")
     return content
 
 
-def _pick_weights(content: dict[str, Any], source: str, weights: str) -> dict[str, Any]:
-    """Returns the raw or EMA weights of a file as the original released or its trainer wrote it."""
-    if weights == "model" or (weights == "auto" and "ema_model" not in content):
-        model = content.get("model", content)
-        if not isinstance(model, dict):
-            raise UserError(f"{source}: 'model' must be a state dict, got a {type(model).__name__}")
-        return model
-    if "ema_model" not in content:
-        raise UserError(f"{source}: holds no EMA weights ('ema_model'); use --weights auto or model")
-    return _name_ema_weights(content, source)
+def unreadable(error: Exception, source: str, damage: str, remedy: str = "download it again") -> UserError:
+    """Returns the error for weights that a library could not read: refused, too large for the memory, or damaged.
 
-
-def _name_ema_weights(content: dict[str, Any], source: str) -> dict[str, Any]:
-    """Names the tensors of the EMA list by the keys of ``model``.
-
-    The list is in parameter order. That order differs between versions of the library (query and key norms moved
-    behind the
-    projections), with shapes that fit all the same. So only the raw weights beside the list, saved by the same
-    network, can
-    name its tensors.
+    Args:
+        error: of the library.
+        source: argument and file or folder.
+        damage: what to say unless the error is one of the first two.
+        remedy: what then helps.
     """
-    raw = content.get("model", {})
-    if not isinstance(raw, dict):
-        raise UserError(f"{source}: 'model' must be a state dict, got a {type(raw).__name__}")
-    averaged = content["ema_model"].get("shadow_params") if isinstance(content["ema_model"], dict) else None
-    if not isinstance(averaged, list):
-        raise UserError(f"{source}: 'ema_model' must hold the list 'shadow_params'; use --weights model")
-    raw = {name: value for name, value in raw.items() if not str(name).endswith(PROFILER_SUFFIXES)}
-    if len(averaged) != len(raw):
-        raise UserError(
-            f"{source}: 'ema_model' lists {len(averaged)} tensors and 'model' {len(raw)}, so the EMA weights "
-            "cannot be named; use --weights model"
+    if is_out_of_memory(error):
+        return too_little_to_load(error, source)
+    stranger = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and stranger:
+        return UserError(
+            f"{source}: refused, it holds {stranger[1]} beside tensors and plain values; nothing in it was executed; "
+            "get weights from a source you trust"
         )
-    named = dict(zip(raw, averaged, strict=True))
-    for name, tensor in named.items():
-        shapes = [getattr(value, "shape", None) for value in (tensor, raw[name])]
-        if shapes[0] is None or shapes[0] != shapes[1]:
-            raise UserError(
-                f"{source}: EMA weight {name} has shape {shapes[0]}, the raw one {shapes[1]}: the list is in "
-                "another order; use --weights model"
-            )
-    return named
+    return UserError(f"{source}: {damage}; {remedy}")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from datasets.annotations import entry, plain_name, read_annotations
 from util.errors import MissingFileError, UserError, did_you_mean
-from util.files import link_or_copy, new_folders
+from util.files import link_or_copy, new_folders, read_text
 from util.images import read_palette
 
 SPLITS = {"train": "train", "val": "valid"}  # DAVIS's list to our folder
@@ -88,7 +88,7 @@ def _sequences(davis: Path, split: str, davis_path: Path) -> list[str]:
             f"--davis_path {davis_path}: {file} is missing; give the folder of DAVIS-2017-Unsupervised-trainval-480p"
         )
     try:
-        sequences = file.read_text(encoding="utf-8").split()
+        sequences = read_text(file).split()
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: must be UTF-8 text ({error.reason}); download the file again") from None
     return [plain_name(sequence, file) for sequence in sequences]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from datasets.annotations import DuplicateKeyError
 from util.errors import UserError
-from util.files import move_over, staged_folder
+from util.files import move_over, read_text, staged_folder
 from util.rle import checked_rle, run_lengths
 
 SUFFIX = ".store"
@@ -52,7 +52,7 @@ class MaskStore:
             self._counts = folder / "counts.bin"
             self._ends = np.load(folder / "ends.npy", mmap_mode="r")
             self._sizes = np.load(folder / "sizes.npy", mmap_mode="r")
-            self._objects: dict[str, list[int]] = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
+            self._objects: dict[str, list[int]] = json.loads(read_text(folder / "objects.json"))
             if self._counts.stat().st_size != (self._ends[-1] if len(self._ends) else 0):
                 raise ValueError(f"{self._counts.name} has another length")
         except (OSError, ValueError, EOFError) as error:
@@ -118,7 +118,7 @@ def store_folder(source: Path, cache_dir: Path | None) -> Path:
 def _is_current(folder: Path, source: Path) -> bool:
     record = folder / "source.json"
     try:
-        return bool(json.loads(record.read_text(encoding="utf-8")) == _identity(source))
+        return bool(json.loads(read_text(record)) == _identity(source))
     except (OSError, ValueError):
         return False
 
@@ -195,7 +195,7 @@ def _read(source: Path) -> _Arrays:
     """Reads the JSON object by object: as a whole its Python objects would take gigabytes."""
     arrays = _Arrays()
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_text(source)
         title = f"convert {source.parent.name}/{source.name}"
         with tqdm(total=len(text), desc=title, unit="B", unit_scale=True) as bar:
             for annotation, masks, position in object_items(text):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from datasets.annotations import entry, plain_name, read_annotations
 from datasets.split import Expression, Split
 from util.errors import MissingFileError, UserError
+from util.files import read_text
 
 CLASSES_FILE = "val_vid2classes.json"  # REM's list of the classes per video
 NAMES_FILE = "label_num_dic_final.json"  # VSPW's {class name: pixel value}; may be missing
@@ -39,7 +40,7 @@ class VSPWStuff(Split):
         names = _names(root / NAMES_FILE, self.origin)
         self.expressions = [
             expression
-            for video in self.present(root / "val.txt").read_text(encoding="utf-8").split()
+            for video in read_text(self.present(root / "val.txt")).split()
             for expression in self._expressions(video, classes, names)
         ]
 

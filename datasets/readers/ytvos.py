@@ -6,6 +6,7 @@ from typing import Any
 from datasets.annotations import read_videos
 from datasets.readers.png_masks import PngMasks
 from util.errors import MissingFileError, UserError, did_you_mean
+from util.files import read_text
 
 NUM_VALID = 202  # videos of valid; its file lists the 305 of test too
 
@@ -76,7 +77,7 @@ def _listed(file: Path, records: dict[str, Any], source: Path) -> dict[str, Any]
     if not file.is_file():
         raise MissingFileError(f"--video_list {file}: no such file; give a text file with one video id a line")
     try:
-        wanted = dict.fromkeys(file.read_text(encoding="utf-8").split())
+        wanted = dict.fromkeys(read_text(file).split())
     except UnicodeDecodeError:
         raise UserError(f"--video_list {file}: no text; give a text file with one video id a line") from None
     if not wanted:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from datasets.readers.davis import ANNOTATOR_FOLDERS
 from datasets.split import Expression
 from util.errors import UserError
-from util.files import write_text_whole
+from util.files import read_text, write_text_whole
 from util.metrics import Score
 
 FORMAT = 1  # version of this layout
@@ -112,7 +112,7 @@ class ResultsFolder:
     def _earlier_identity(self) -> dict[str, Any] | None:
         """Returns None if there is no manifest, and {}, which equals no run, if it is damaged."""
         try:
-            identity = json.loads(self._manifest.read_text(encoding="utf-8"))["identity"]
+            identity = json.loads(read_text(self._manifest))["identity"]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -143,7 +143,7 @@ class ResultsFolder:
         """
         file = self._unit_file(expression)
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
+            fields = json.loads(read_text(file))
             return None if fields is None else Score(**fields)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datasets.split import Expression
 from engine.scoring.prediction_folder import listed
 from util.errors import MissingFileError, UserError
+from util.files import read_text
 
 COMPARED = ("J&F", "J", "F", "tIoU", "vIoU", "temporal_change")
 FLAG = "--compare"
@@ -31,7 +32,7 @@ def read_metrics(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFileError(f"{FLAG} {file}: no such file; give the metrics.json of another run")
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
+        metrics = json.loads(read_text(file))
         tables = [metrics[name] for name in ("units", "objects") if name in metrics]
         if not tables or not all(isinstance(value, dict) for table in tables for value in table.values()):
             raise ValueError("it has no 'units'")

@@ -15,7 +15,7 @@ from torch import Tensor
 from datasets.clip import ClipBatch
 from engine.training.latent_cache import LatentBatch
 from util.errors import UserError
-from util.files import write_text_whole
+from util.files import read_text, write_text_whole
 from util.images import Frame
 
 FOLDER = "tensorboard"  # inside the run folder
@@ -24,7 +24,7 @@ FOLDER = "tensorboard"  # inside the run folder
 def cut_records(file: Path, step: int) -> None:
     """Removes the lines of later steps than ``step``, which a resumed run does again."""
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_text(file).splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_text_whole(file, "".join(kept))
 

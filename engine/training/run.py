@@ -41,6 +41,7 @@ from util.device import select_device, select_dtype
 from util.errors import UserError
 from util.files import write_text_whole
 from util.run_folder import LATEST, OPTIONS_FILE, checkpoint_name
+from util.run_sources import sources_of
 
 RECORDED_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # their versions go into options.json
 
@@ -186,6 +187,7 @@ def _create_run_folder(options: argparse.Namespace, accelerator: Accelerator) ->
         origin = {
             "command": sys.argv,
             "options": vars(options),
+            "sources": sources_of(vars(options)),
             "libraries": {name: version(name) for name in RECORDED_LIBRARIES},
         }
         write_text_whole(run_dir / OPTIONS_FILE, json.dumps(origin, indent=1) + "\n")

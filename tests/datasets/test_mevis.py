@@ -83,3 +83,13 @@ def test_broken_json_a_doubled_key_and_a_missing_file_are_refused(root):
         MeViS(root, "valid_u")
     with pytest.raises(UserError, match=r"train/meta_expressions\.json"):
         MeViS(root, "train")
+
+
+def test_files_saved_with_a_byte_order_mark_are_read(root):
+    expected = [expression.caption for expression in MeViS(root, "valid_u").expressions]
+    for name in ("meta_expressions.json", "mask_dict.json"):
+        file = root / "valid_u" / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    split = MeViS(root, "valid_u")
+    assert [expression.caption for expression in split.expressions] == expected
+    assert split.masks(split.expressions[0], [0], mini_mevis.SIZE).any()

@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ import torch
 import yaml
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
+import inference_demo as demo
 import main as training
 from datasets.toy import write_toy_mevis
 from models import export
 from models.flowrvs import FlowRVS
 from models.weights import load_flowrvs
+from util.errors import UserError
+from util.flags import DEFAULT_WAN_PATH
 from util.run_folder import checkpoints, find_trained, latest_checkpoint
+from util.run_sources import sources_of
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -296,3 +301,89 @@ def test_checkpoints_are_folders_of_steps_in_their_order(tmp_path):
     (tmp_path / "step_0000001").write_text("no folder")
     assert [place.name for place in checkpoints(tmp_path)] == ["step_0000009", "step_9999999", "step_10000000"]
     assert latest_checkpoint(tmp_path) is None
+
+
+# -- a run as --dit_ckpt or --vae_ckpt -----------------------------------------------------------------------------
+
+
+def loads_of(capsys, **flags):
+    """The pipeline of ``--weights auto`` with these flags, and what was said about a run."""
+    loaded = load_flowrvs(**{"wan_path": None} | {name: str(value) for name, value in flags.items()}, text=False)
+    return loaded, [line for line in capsys.readouterr().err.splitlines() if "Taken" in line]
+
+
+@pytest.mark.parametrize("place", ["", "step_0000001", "best", "step_0000002/transformer_ema"])
+def test_a_run_or_its_checkpoint_brings_the_folder_it_was_started_with(
+    runs, toy_folder, tmp_path, monkeypatch, capsys, place
+):
+    monkeypatch.chdir(tmp_path)
+    loaded, said = loads_of(capsys, dit_ckpt=runs / "flow" / place)
+    assert loaded.folder == toy_folder
+    assert said == [f"Taken from the run {runs / 'flow'}: --wan_path {toy_folder}"]
+    loaded, said = loads_of(capsys, vae_ckpt=runs / "vae")
+    assert loaded.folder == toy_folder
+    assert len(said) == 1
+
+
+def test_explicit_flags_win_over_those_of_the_run(run_copy, runs, toy_folder, tmp_path, capsys):
+    other = shutil.copytree(toy_folder, tmp_path / "other")
+    edit_record(run_copy, vae_ckpt=str(runs / "vae"))
+    loaded, said = loads_of(capsys, dit_ckpt=run_copy, wan_path=other)
+    assert loaded.folder == other
+    assert runs / "vae" in loaded.files["vae"][0].parents
+    assert said == [f"Taken from the run {run_copy}: --vae_ckpt {runs / 'vae'}"]
+    loaded, said = loads_of(capsys, dit_ckpt=run_copy, wan_path=other, vae_ckpt=other / "vae")
+    assert loaded.files["vae"][0].parent == other / "vae"
+    assert said == []
+
+
+def edit_record(run, **options):
+    record = json.loads((run / "options.json").read_text())
+    record["options"] |= options
+    record.pop("sources")  # as earlier versions wrote it
+    (run / "options.json").write_text(json.dumps(record))
+
+
+def test_relative_paths_are_recorded_with_the_folder_that_they_are_relative_to(tmp_path, monkeypatch):
+    (tmp_path / "wan").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sources = sources_of({"wan_path": "wan", "dit_ckpt": "xmz111/FlowRVS", "vae_ckpt": None})
+    assert sources == {"wan_path": str(tmp_path / "wan"), "dit_ckpt": "xmz111/FlowRVS", "vae_ckpt": None}
+    (tmp_path / DEFAULT_WAN_PATH).mkdir()
+    assert sources_of(dict.fromkeys(sources))["wan_path"] == str(tmp_path / DEFAULT_WAN_PATH)
+
+
+def test_relative_paths_of_earlier_runs_are_relative_to_the_working_folder(run_copy, toy_folder, monkeypatch, capsys):
+    edit_record(run_copy, wan_path=toy_folder.name)
+    monkeypatch.chdir(toy_folder.parent)
+    assert loads_of(capsys, dit_ckpt=run_copy)[0].folder.samefile(toy_folder)
+
+
+@pytest.mark.parametrize("flag", ["wan_path", "vae_ckpt"])
+def test_a_recorded_path_that_is_gone_names_the_flag_that_replaces_it(run_copy, capsys, flag):
+    edit_record(run_copy, **{flag: "/gone/away"})
+    with pytest.raises(UserError, match=rf"{run_copy}: its --{flag} was /gone/away, .*; give --{flag}"):
+        loads_of(capsys, dit_ckpt=run_copy)
+
+
+def test_a_recorded_name_of_the_hub_is_looked_up_there(run_copy, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    edit_record(run_copy, wan_path="someone/Wan-toy")
+    with pytest.raises(UserError, match="--wan_path someone/Wan-toy: no such folder here, and the hub"):
+        loads_of(capsys, dit_ckpt=run_copy)
+
+
+def test_an_options_file_of_another_program_is_no_run(toy_folder, tmp_path, capsys):
+    saved = shutil.copytree(toy_folder / "transformer", tmp_path / "saved")
+    (saved / "options.json").write_text('{"speed": 3}')
+    assert loads_of(capsys, wan_path=toy_folder, dit_ckpt=saved)[1] == []
+
+
+def test_the_demo_segments_with_a_run_alone(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sample = str(Path(demo.__file__).parent / "assets" / "toy" / "sample.mp4")
+    demo.main([
+        "--input_path", sample, "--text_prompts", "a circle", "--dit_ckpt", str(runs / "flow"), "--max_frames", "1",
+    ])  # fmt: skip
+    assert "Taken from the run" in capsys.readouterr().err
+    assert (tmp_path / "output" / "sample" / "result.json").is_file()

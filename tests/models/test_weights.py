@@ -13,8 +13,9 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
 from models.dit import has_injection
-from models.weights import load_flowrvs, resolve_wan_folder
-from util.errors import UserError
+from models.text_cache import text_identity
+from models.weights import load_flowrvs, load_text, resolve_wan_folder
+from util.errors import TooLittleMemoryError, UserError
 from util.hashes import sha256_of
 
 
@@ -425,3 +426,73 @@ def test_the_refusal_of_a_hostile_pickle_names_what_it_holds_in_one_plain_line(t
         load(toy_folder, dit_ckpt=tmp_path / "h.pth")
     assert "posix.system" in str(error.value)
     assert str(error.value).isprintable()
+
+
+# -- the text encoder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wan(toy_folder, tmp_path):
+    return shutil.copytree(toy_folder, tmp_path / "wan")
+
+
+@pytest.mark.parametrize("name", ["model.bf16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin"])
+def test_the_text_encoder_loads_whatever_its_variant_and_format(toy_folder, wan, name):
+    expected = load(toy_folder).text_encoder.state_dict()
+    (file,) = (wan / "text_encoder").glob("*.safetensors")
+    file.unlink()
+    renamed = wan / "text_encoder" / name
+    tensors = {key: tensor.clone() for key, tensor in expected.items()}
+    save_file(tensors, renamed, {"format": "pt"}) if name.endswith("safetensors") else torch.save(tensors, renamed)
+    loaded = load_flowrvs(str(wan))
+    assert holds(loaded.pipeline.text_encoder, expected)
+    assert loaded.files["text_encoder"] == (renamed,)
+    assert text_identity(wan).keys() >= {f"text_encoder/{name}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("model.safetensors", b"<!doctype html>", r"text_encoder: model\.safetensors is a web page"),
+        ("model.bf16.safetensors", b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "Git LFS pointer"),
+        ("pytorch_model.bin", b"", "is empty"),
+        ("pytorch_model.bin", b"garbage" * 9, "damaged or incomplete"),
+        ("notes.txt", b"", r"holds no model\.safetensors"),
+    ],
+)
+def test_a_wrong_file_of_the_text_encoder_is_named(wan, name, content, match):
+    (wan / "text_encoder" / "model.safetensors").unlink()
+    (wan / "text_encoder" / name).write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        load_text(wan, torch.float32)
+
+
+def test_a_hostile_text_encoder_is_refused_and_never_runs(wan, tmp_path):
+    (wan / "text_encoder" / "model.safetensors").unlink()
+    torch.save({"w": Hostile(tmp_path / "executed")}, wan / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="nothing in it was executed"):
+        load_text(wan, torch.float32)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["load_text", "_build_strictly"])
+def test_too_little_memory_is_not_called_damage(wan, monkeypatch, name):
+    to = torch.Tensor.to
+
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 11 bytes")
+
+    if name == "load_text":
+        monkeypatch.setattr("models.weights.UMT5EncoderModel.from_pretrained", fail)
+    else:
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *a: fail() if torch.bfloat16 in a else to(tensor, *a))
+    with pytest.raises(TooLittleMemoryError, match=r"memory of the machine is too small to load it.*--text_on"):
+        if name == "load_text":
+            load_text(wan, torch.float32)
+        else:
+            load_flowrvs(str(wan), dtype=torch.bfloat16)
+
+
+def test_a_folder_of_pickles_serves_as_a_checkpoint(toy_folder, tmp_path, dvi_weights):
+    torch.save(dvi_weights, tmp_path / "diffusion_pytorch_model.bin")
+    assert holds(load(toy_folder, dit_ckpt=tmp_path).transformer, dvi_weights)

@@ -1,11 +1,12 @@
 """Results appear whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from util.errors import UserError
-from util.files import move_over, staged_folder
+from util.files import move_over, read_json, read_text, staged_folder, write_text_whole
 
 
 def everything_in(folder):
@@ -98,3 +99,28 @@ def test_move_over_replaces_whatever_is_there(tmp_path, moved, there):
     new = tmp_path / "target" / "new" if moved == "folder" else tmp_path / "target"
     assert new.read_text() == "new"
     assert everything_in(tmp_path) == (["target", "target/new"] if moved == "folder" else ["target"])
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_bytes(BYTE_ORDER_MARK + '{"name": "Köln"}'.encode())
+    assert read_json(file) == {"name": "Köln"}
+    assert read_text(file) == '{"name": "Köln"}'
+
+
+def test_every_text_file_is_read_by_the_reader_that_knows_byte_order_marks():
+    root = Path(__file__).parents[2]
+    for package in ("datasets", "engine", "models", "util"):
+        for path in (root / package).glob("**/*.py"):
+            if path != root / "util" / "files.py":
+                assert ".read_text(" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_file_that_cannot_be_renamed_leaves_no_half_of_it(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_text_whole(tmp_path / "taken", "text")
+    assert everything_in(tmp_path) == ["taken"]
