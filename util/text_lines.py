@@ -4,7 +4,7 @@ import bisect
 import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 
 from util.bidi import visual_runs
 from util.fonts import default_font, fonts_for, is_blank, load_font, shapes_letters
-from util.scripts import EMOJI, SYMBOL, is_emoji, script_name, script_of, script_package
+from util.scripts import EMOJI, SYMBOL, is_emoji, language_of, script_name, script_of, script_package
 
 logger = logging.getLogger(__name__)
 
 ELLIPSIS = "…"
+FIRST_FLAG_HALF, LAST_FLAG_HALF = "\U0001f1e6", "\U0001f1ff"  # stand for A to Z; two make a flag
 JOINER = "\u200d"  # makes one emoji of two
 # Marks that the order of a line is found without, and characters that have no look.
 DROPPED = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
@@ -149,29 +150,35 @@ def _is_added(char: str) -> bool:
 
 
 def _completes_flag(cluster: str, char: str) -> bool:
-    return len(cluster) == 1 and all("\U0001f1e6" <= half <= "\U0001f1ff" for half in (cluster, char))
+    return len(cluster) == 1 and _is_flag_half(cluster) and _is_flag_half(char)
+
+
+def _is_flag_half(char: str) -> bool:
+    return FIRST_FLAG_HALF <= char <= LAST_FLAG_HALF
 
 
 def _without(line: str, missing: set[str]) -> str:
-    """Replaces what no font draws: by a simpler form of it, its script in brackets or, of symbols, its name."""
+    """Replaces what no font draws: by a simpler form of it, its language in brackets or, of symbols, its name."""
+    clusters = _clusters(line)
+    scripts = {script_of(cluster) for cluster in clusters}
     words: list[str] = []
-    for cluster in _clusters(line):
-        if cluster not in missing:
-            words.append(cluster)
-            continue
-        word = _stand_in(cluster)
-        if [word] != [part for part in words if part != " "][-1:] or not word.startswith("["):
+    for cluster in clusters:
+        word = _stand_in(cluster, scripts) if cluster in missing else cluster
+        last = next((other for other in reversed(words) if not other.isspace()), "")
+        if word != last or not word.startswith("["):  # a sentence becomes one word
             words.append(word)
     return " ".join("".join(words).split())
 
 
-def _stand_in(cluster: str) -> str:
+def _stand_in(cluster: str, scripts: Set[str]) -> str:
     simple = "".join(char for char in unicodedata.normalize("NFKD", cluster) if unicodedata.category(char)[0] != "M")
     if simple and len(fonts_for(set(simple))) == len(set(simple)):
         return simple
     script = script_of(cluster)
     if script not in (EMOJI, SYMBOL):
-        return f"[{script_name(script)}]"
+        return f"[{language_of(script, scripts)}]"
+    if _is_flag_half(cluster[0]):
+        return "[" + "".join(chr(ord(half) - ord(FIRST_FLAG_HALF) + ord("A")) for half in cluster[:2]) + "]"
     name = unicodedata.name(cluster[0], "").lower()
     return "?" if not name else " " if unicodedata.category(cluster[0])[0] == "P" else f"[{name}]"
 

@@ -15,6 +15,8 @@ __all__ = ("FIRST_COLOURS", "Legend", "colours_for", "draw_masks")
 
 Mask = NDArray[np.uint8]  # of 0 and 1
 Window = tuple[slice, slice]  # rows and columns
+RIM_OPACITY = 0.6
+FIRST_BROAD = 200  # pixels; frames whose shorter side has fewer get outlines as thin as those of style fill
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 DARK = 80  # of 255; a colour whose brightest channel is below this gets a white rim, others a black one
 
@@ -45,23 +47,30 @@ def _fill(frame: Frame, masks: Mask, colours: Sequence[Colour], opacity: float) 
 
 def _contour(frame: Frame, masks: Mask, colours: Sequence[Colour], opacity: float) -> Frame:  # noqa: ARG001
     picture = frame.copy()
-    line = _line_radius(frame)
-    rim = line + max(1, line // 2)
-    for mask, window, colour in _windows(masks, colours, rim):
-        _tint(picture[window], _outline(mask, rim), WHITE if max(colour) < DARK else BLACK, 1.0)
-        _tint(picture[window], _outline(mask, line), colour, 1.0)
+    _draw_outlines(picture, masks, colours)
     return picture
 
 
 def _spotlight(frame: Frame, masks: Mask, colours: Sequence[Colour], opacity: float) -> Frame:
-    picture = frame.copy()
-    _tint(picture, (masks.max(axis=0, initial=0) == 0).view(np.uint8), BLACK, opacity)
-    return _contour(picture, masks, colours, opacity)
+    picture = cv2.LUT(frame, _mixture(BLACK, opacity))
+    for mask, window, _ in _windows(masks, colours, 0):
+        cv2.copyTo(frame[window], mask, picture[window])
+    _draw_outlines(picture, masks, colours)
+    return picture
 
 
 DRAWINGS: dict[str, Callable[[Frame, Mask, Sequence[Colour], float], Frame]] = dict(
     zip(OVERLAY_STYLES, (_fill, _contour, _spotlight), strict=True)
 )
+
+
+def _draw_outlines(picture: Frame, masks: Mask, colours: Sequence[Colour]) -> None:
+    """Draws lines along the edges of masks, in place, each with a rim that shows on any background."""
+    line = _line_radius(picture) + (min(picture.shape[:2]) >= FIRST_BROAD)
+    rim = line + max(1, line // 3)
+    for mask, window, colour in _windows(masks, colours, rim):
+        _tint(picture[window], _outline(mask, rim), WHITE if max(colour) < DARK else BLACK, RIM_OPACITY)
+        _tint(picture[window], _outline(mask, line), colour, 1.0)
 
 
 def _windows(masks: Mask, colours: Sequence[Colour], margin: int) -> Iterator[tuple[Mask, Window, Colour]]:
@@ -76,9 +85,13 @@ def _windows(masks: Mask, colours: Sequence[Colour], margin: int) -> Iterator[tu
 
 def _tint(picture: Frame, mask: Mask, colour: Colour, opacity: float) -> None:
     """Mixes ``colour`` into the masked pixels, in place."""
-    # A lookup table for the whole frame and a masked copy take a fifth of the time of boolean indexing.
-    table = ((1 - opacity) * np.arange(256)[:, None] + opacity * np.array(colour)).astype(np.uint8)
-    cv2.copyTo(cv2.LUT(picture, table[:, None]), mask, picture)
+    # A lookup table for the whole window and a masked copy take a fifth of the time of boolean indexing.
+    cv2.copyTo(cv2.LUT(picture, _mixture(colour, opacity)), mask, picture)
+
+
+def _mixture(colour: Colour, opacity: float) -> NDArray[np.uint8]:
+    """Returns a lookup table [256, 1, 3] that mixes ``colour`` into the three channels."""
+    return ((1 - opacity) * np.arange(256)[:, None] + opacity * np.array(colour)).astype(np.uint8)[:, None]
 
 
 def _outline(mask: Mask, radius: int) -> Mask:
