@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from util.bidi import visual_runs
-from util.fonts import default_font, fonts_for, is_blank, load_font, shapes_letters
+from util.fonts import default_font, fonts_for, is_blank, load_font
 from util.scripts import EMOJI, SYMBOL, is_emoji, language_of, script_name, script_of, script_package
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Writer:
                 font = load_font(run.file, size)[0]
                 anchor, height = ("lm", middle) if run.file == default_font() else ("ls", baseline)
                 ImageDraw.Draw(panel.image).text(
-                    (place, height), _shaped(run), WHITE, font, anchor, direction=_direction(run)
+                    (place, height), _shaped(run, font), WHITE, font, anchor, direction=_direction(run, font)
                 )
             place += self._run_width(run, size)
 
@@ -123,7 +123,7 @@ class Writer:
 
     def _run_width(self, run: Run, size: int) -> float:
         font, scale = load_font(run.file, size)
-        return scale * font.getlength(_shaped(run), direction=_direction(run))
+        return scale * font.getlength(_shaped(run, font), direction=_direction(run, font))
 
 
 def _printable(text: str) -> str:
@@ -195,16 +195,18 @@ def _warn_of(missing: Iterable[str]) -> None:
     )
 
 
-def _shaped(run: Run) -> str:
+def _shaped(run: Run, font: ImageFont.FreeTypeFont) -> str:
     """Returns the text as Pillow wants it: in the order of reading if it shapes letters, else from left to right."""
-    if shapes_letters():
+    if font.layout_engine == ImageFont.Layout.RAQM:
         return run.text
-    clusters = [cluster.rstrip("\ufe0e\ufe0f") for cluster in _clusters(run.text)]
+    clusters = [
+        "".join(char for char in cluster if char == " " or not is_blank(char)) for cluster in _clusters(run.text)
+    ]
     return "".join(reversed(clusters) if run.is_leftwards else clusters)
 
 
-def _direction(run: Run) -> str | None:
-    if not shapes_letters():
+def _direction(run: Run, font: ImageFont.FreeTypeFont) -> str | None:
+    if font.layout_engine != ImageFont.Layout.RAQM:
         return None
     return "rtl" if run.is_leftwards else "ltr"
 
@@ -213,10 +215,10 @@ def _paste(panel: Panel, run: Run, size: int, left: int, baseline: int) -> None:
     """Draws a run of a font in colours, which may hold images of one size only."""
     font, scale = load_font(run.file, size)
     ascent, descent = font.getmetrics()
-    length = font.getlength(_shaped(run), direction=_direction(run))
+    length = font.getlength(_shaped(run, font), direction=_direction(run, font))
     drawn = Image.new("RGBA", (math.ceil(length) + 1, ascent + descent))
     ImageDraw.Draw(drawn).text(
-        (0, ascent), _shaped(run), WHITE, font, "ls", direction=_direction(run), embedded_color=True
+        (0, ascent), _shaped(run, font), WHITE, font, "ls", direction=_direction(run, font), embedded_color=True
     )
     if scale != 1:
         drawn = drawn.resize((max(1, round(scale * drawn.width)), max(1, round(scale * drawn.height))))
