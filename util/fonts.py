@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ImageFont, features
 
-from util.scripts import is_emoji, script_of, usual_files
+from util.unicode_scripts import is_emoji, script_of, usual_files
 
 # Pillow looks for these in the system's font folders. The first also has Chinese, Japanese and Korean.
 DEFAULT_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from util.bidi import visual_runs
 from util.fonts import default_font, fonts_for, is_blank, load_font
-from util.scripts import EMOJI, SYMBOL, is_emoji, language_of, script_name, script_of, script_package
+from util.unicode_scripts import EMOJI, SYMBOL, is_emoji, language_of, script_name, script_of, script_package
 
 logger = logging.getLogger(__name__)
 

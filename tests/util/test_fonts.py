@@ -12,8 +12,8 @@ from util.bidi import visual_runs
 from util.colours import colours_for
 from util.fonts import BUNDLED, font_folders, fonts_for
 from util.legend import Legend
-from util.scripts import script_of
 from util.text_lines import Panel, Writer
+from util.unicode_scripts import script_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tells of which script a character is, what people call it, and which fonts usually have it."""
+"""Tells the script of a character (its writing system), what people call it, and which fonts usually have it."""
 
 import unicodedata
 from collections.abc import Sequence, Set
