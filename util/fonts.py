@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ImageFont, features
 
-from util.scripts import is_emoji, script_of, usual_files
+from util.unicode_scripts import is_emoji, script_of, usual_files
 
 # Pillow looks for these in the system's font folders. The first also has Chinese, Japanese and Korean.
 DEFAULT_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
@@ -42,12 +42,7 @@ def load_font(file: Path, size: int) -> tuple[ImageFont.FreeTypeFont, float]:
     Raises:
         OSError: if it is not a font that FreeType can read.
     """
-    return _loaded(file, size, ImageFont.Layout.RAQM if shapes_letters() else ImageFont.Layout.BASIC)
-
-
-def shapes_letters() -> bool:
-    """Whether this Pillow joins letters, as Arabic and Hindi need, and combines emoji."""
-    return bool(features.check("raqm"))
+    return _loaded(file, size, ImageFont.Layout.RAQM if features.check("raqm") else ImageFont.Layout.BASIC)
 
 
 def _loaded(file: Path, size: int, layout: ImageFont.Layout) -> tuple[ImageFont.FreeTypeFont, float]:
@@ -55,15 +50,13 @@ def _loaded(file: Path, size: int, layout: ImageFont.Layout) -> tuple[ImageFont.
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont)
         return font, 1.0
-    try:
-        return ImageFont.truetype(file, size, layout_engine=layout), 1.0
-    except OSError:
-        for other in BITMAP_SIZES:
-            try:
-                return ImageFont.truetype(file, other, layout_engine=layout), size / other
-            except OSError:
-                continue
-        raise
+    # Not ImageFont.truetype, which looks through the system's folders for another file where this one is damaged.
+    for candidate in (size, *BITMAP_SIZES):
+        try:
+            return ImageFont.FreeTypeFont(file, candidate, layout_engine=layout), size / candidate
+        except OSError:
+            continue
+    raise OSError(f"{file}: not a font, or one without any of the sizes {BITMAP_SIZES}")
 
 
 def font_folders() -> tuple[Path, ...]:

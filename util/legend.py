@@ -55,15 +55,16 @@ class Legend:
             panel = _rendered(prompts, colours, height, width * pixel_aspect)
         size = (int(panel.image.width / pixel_aspect), panel.image.height)
         self.panel: NDArray[np.uint8] = _resized(panel.image, size)
-        self._is_opaque = _resized(panel.opaque, size)[..., None] >= 128
+        is_opaque = _resized(panel.opaque, size)[..., None] >= 128
+        # How bright the frame may shine through: in all three channels, since numpy is slow at stretching one.
+        self._shine = np.repeat(np.where(is_opaque, 0, 255).astype(np.uint8), 3, axis=2)
 
     def draw(self, frame: Frame) -> None:
         """Draws the legend on [H, W, 3] in place, over a dimmed background."""
         height, width = self.panel.shape[:2]
         top = len(frame) - height if self.place == "bottom" else 0
         corner = frame[top : top + height, :width]
-        corner[:] = np.maximum(corner // 3, self.panel)
-        np.copyto(corner, self.panel, where=self._is_opaque)
+        corner[:] = np.maximum(np.minimum(corner // 3, self._shine), self.panel)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:

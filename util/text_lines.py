@@ -4,19 +4,20 @@ import bisect
 import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from util.bidi import visual_runs
-from util.fonts import default_font, fonts_for, is_blank, load_font, shapes_letters
-from util.scripts import EMOJI, SYMBOL, is_emoji, script_name, script_of, script_package
+from util.fonts import default_font, fonts_for, is_blank, load_font
+from util.unicode_scripts import EMOJI, SYMBOL, is_emoji, language_of, script_name, script_of, script_package
 
 logger = logging.getLogger(__name__)
 
 ELLIPSIS = "…"
+FIRST_FLAG_HALF, LAST_FLAG_HALF = "\U0001f1e6", "\U0001f1ff"  # stand for A to Z; two make a flag
 JOINER = "\u200d"  # makes one emoji of two
 # Marks that the order of a line is found without, and characters that have no look.
 DROPPED = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
@@ -99,7 +100,7 @@ class Writer:
                 font = load_font(run.file, size)[0]
                 anchor, height = ("lm", middle) if run.file == default_font() else ("ls", baseline)
                 ImageDraw.Draw(panel.image).text(
-                    (place, height), _shaped(run), WHITE, font, anchor, direction=_direction(run)
+                    (place, height), _shaped(run, font), WHITE, font, anchor, direction=_direction(run, font)
                 )
             place += self._run_width(run, size)
 
@@ -122,7 +123,7 @@ class Writer:
 
     def _run_width(self, run: Run, size: int) -> float:
         font, scale = load_font(run.file, size)
-        return scale * font.getlength(_shaped(run), direction=_direction(run))
+        return scale * font.getlength(_shaped(run, font), direction=_direction(run, font))
 
 
 def _printable(text: str) -> str:
@@ -149,29 +150,35 @@ def _is_added(char: str) -> bool:
 
 
 def _completes_flag(cluster: str, char: str) -> bool:
-    return len(cluster) == 1 and all("\U0001f1e6" <= half <= "\U0001f1ff" for half in (cluster, char))
+    return len(cluster) == 1 and _is_flag_half(cluster) and _is_flag_half(char)
+
+
+def _is_flag_half(char: str) -> bool:
+    return FIRST_FLAG_HALF <= char <= LAST_FLAG_HALF
 
 
 def _without(line: str, missing: set[str]) -> str:
-    """Replaces what no font draws: by a simpler form of it, its script in brackets or, of symbols, its name."""
+    """Replaces what no font draws: by a simpler form of it, its language in brackets or, of symbols, its name."""
+    clusters = _clusters(line)
+    scripts = {script_of(cluster) for cluster in clusters}
     words: list[str] = []
-    for cluster in _clusters(line):
-        if cluster not in missing:
-            words.append(cluster)
-            continue
-        word = _stand_in(cluster)
-        if [word] != [part for part in words if part != " "][-1:] or not word.startswith("["):
+    for cluster in clusters:
+        word = _stand_in(cluster, scripts) if cluster in missing else cluster
+        last = next((other for other in reversed(words) if not other.isspace()), "")
+        if word != last or not word.startswith("["):  # a sentence becomes one word
             words.append(word)
     return " ".join("".join(words).split())
 
 
-def _stand_in(cluster: str) -> str:
+def _stand_in(cluster: str, scripts: Set[str]) -> str:
     simple = "".join(char for char in unicodedata.normalize("NFKD", cluster) if unicodedata.category(char)[0] != "M")
     if simple and len(fonts_for(set(simple))) == len(set(simple)):
         return simple
     script = script_of(cluster)
     if script not in (EMOJI, SYMBOL):
-        return f"[{script_name(script)}]"
+        return f"[{language_of(script, scripts)}]"
+    if _is_flag_half(cluster[0]):
+        return "[" + "".join(chr(ord(half) - ord(FIRST_FLAG_HALF) + ord("A")) for half in cluster[:2]) + "]"
     name = unicodedata.name(cluster[0], "").lower()
     return "?" if not name else " " if unicodedata.category(cluster[0])[0] == "P" else f"[{name}]"
 
@@ -188,16 +195,18 @@ def _warn_of(missing: Iterable[str]) -> None:
     )
 
 
-def _shaped(run: Run) -> str:
+def _shaped(run: Run, font: ImageFont.FreeTypeFont) -> str:
     """Returns the text as Pillow wants it: in the order of reading if it shapes letters, else from left to right."""
-    if shapes_letters():
+    if font.layout_engine == ImageFont.Layout.RAQM:
         return run.text
-    clusters = [cluster.rstrip("\ufe0e\ufe0f") for cluster in _clusters(run.text)]
+    clusters = [
+        "".join(char for char in cluster if char == " " or not is_blank(char)) for cluster in _clusters(run.text)
+    ]
     return "".join(reversed(clusters) if run.is_leftwards else clusters)
 
 
-def _direction(run: Run) -> str | None:
-    if not shapes_letters():
+def _direction(run: Run, font: ImageFont.FreeTypeFont) -> str | None:
+    if font.layout_engine != ImageFont.Layout.RAQM:
         return None
     return "rtl" if run.is_leftwards else "ltr"
 
@@ -206,10 +215,10 @@ def _paste(panel: Panel, run: Run, size: int, left: int, baseline: int) -> None:
     """Draws a run of a font in colours, which may hold images of one size only."""
     font, scale = load_font(run.file, size)
     ascent, descent = font.getmetrics()
-    length = font.getlength(_shaped(run), direction=_direction(run))
+    length = font.getlength(_shaped(run, font), direction=_direction(run, font))
     drawn = Image.new("RGBA", (math.ceil(length) + 1, ascent + descent))
     ImageDraw.Draw(drawn).text(
-        (0, ascent), _shaped(run), WHITE, font, "ls", direction=_direction(run), embedded_color=True
+        (0, ascent), _shaped(run, font), WHITE, font, "ls", direction=_direction(run, font), embedded_color=True
     )
     if scale != 1:
         drawn = drawn.resize((max(1, round(scale * drawn.width)), max(1, round(scale * drawn.height))))

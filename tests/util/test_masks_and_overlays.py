@@ -1,12 +1,14 @@
-"""Masks as files and pictures of results."""
+"""Masks as files, and masks over frames."""
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from util.colours import colours_for
+from util.flags import OVERLAY_STYLES
 from util.mask_files import write_mask
-from util.visualize import Legend, colours_for, draw_masks
+from util.visualize import draw_masks
 
 
 @pytest.fixture
@@ -37,18 +39,7 @@ def test_a_mask_that_cannot_be_written_is_an_error(tmp_path):
         write_mask(tmp_path / "absent" / "mask.png", np.zeros((4, 4), bool))
 
 
-# Colours and overlays
-
-
-@pytest.mark.parametrize("num_prompts", range(1, 31))
-def test_every_prompt_has_a_colour_of_its_own(num_prompts):
-    colours = colours_for(num_prompts)
-    assert len(colours) == len(set(colours)) == num_prompts
-    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
-
-
-def test_a_prompt_keeps_its_colour_when_more_are_added():
-    assert all(colours_for(num_prompts) == colours_for(30)[:num_prompts] for num_prompts in range(1, 30))
+# Overlays
 
 
 @pytest.mark.parametrize("size", [(40, 60), (1100, 200)])
@@ -87,52 +78,93 @@ def test_a_later_prompt_lies_over_an_earlier_one(rng):
     assert drawn[10, 15, 2] > drawn[10, 15, 0] > 0
 
 
-# The legend
+# The other styles
 
 
-@pytest.mark.parametrize("size", [(48, 64), (240, 416), (720, 1280)])
-def test_a_long_prompt_is_cut_to_the_width_of_the_frame(size):
-    panel = Legend(["the dog that " * 50], colours_for(1), *size).panel
-    assert panel.shape[1] <= size[1]
-    assert panel[:, : panel.shape[1] // 2].any()
-    assert not panel[:, -1].any()  # a margin: no letter was cut through
+LIGHT_AND_DARK = [(250, 250, 245), (128, 128, 128), (8, 8, 10)]
 
 
-def test_a_short_prompt_takes_less_room_than_a_long_one():
-    short, long = (Legend([text], colours_for(1), 480, 832).panel.shape[1] for text in ("dog", "dog on the left"))
-    assert short < long < 832
+def disc(height=240, width=320, radius=60):
+    rows, columns = np.ogrid[:height, :width]
+    return ((rows - height / 2) ** 2 + (columns - width / 2) ** 2 < radius**2)[None]
 
 
-def test_the_legend_shows_every_colour():
-    colours = colours_for(7)
-    panel = Legend(["dog"] * 7, colours, 480, 832).panel.reshape(-1, 3)
-    assert all((panel == colour).all(axis=1).any() for colour in colours)
+def near_edge(mask, reach):
+    brush = np.ones((2 * reach + 1, 2 * reach + 1))
+    return (cv2.dilate(mask.astype(np.uint8), brush) - cv2.erode(mask.astype(np.uint8), brush)) > 0
 
 
-def test_the_legend_changes_its_corner_only(rng):
-    frame = rng.integers(100, 256, (240, 416, 3), np.uint8)
-    drawn = frame.copy()
-    legend = Legend(["the dog"], colours_for(1), 240, 416)
-    legend.draw(drawn)
-    height, width = legend.panel.shape[:2]
-    assert height < 240
-    assert width < 416
-    assert (drawn[:height, :width] != frame[:height, :width]).any()
-    drawn[:height, :width] = frame[:height, :width]
-    np.testing.assert_array_equal(drawn, frame)
+def test_fill_is_the_style_without_a_name(rng):
+    frame = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    masks = rng.random((3, 60, 80)) > 0.7
+    np.testing.assert_array_equal(
+        draw_masks(frame, masks, colours_for(3)), draw_masks(frame, masks, colours_for(3), 0.5, OVERLAY_STYLES[0])
+    )
 
 
-@pytest.mark.parametrize("text", ["", "two\nlines", "tab\there", "狗 🐕", "…"])
-def test_any_text_has_a_legend(text):
-    assert Legend([text], colours_for(1), 240, 416).panel.any()
+@pytest.mark.parametrize("size", [(1, 1), (17, 23), (240, 320), (1100, 700)])
+def test_fill_looks_as_in_the_first_version(rng, size):
+    frame = rng.integers(0, 256, (*size, 3), np.uint8)
+    masks = np.stack([rng.random(size) > density for density in (0.3, 0.95, 1)])
+    expected = frame.copy()
+    outline = 2 * max(1, round(min(size) / 500)) + 1
+    for mask, colour in zip(masks, colours_for(3), strict=True):
+        expected[mask] = (0.7 * expected[mask] + 0.3 * np.array(colour)).astype(np.uint8)
+        edge = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((outline, outline), np.uint8))
+        expected[edge > 0] = colour
+    assert np.abs(draw_masks(frame, masks, colours_for(3), 0.3).astype(int) - expected).max() <= 1  # rounding
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 200), (200, 1)])
-@pytest.mark.parametrize("num_prompts", [1, 12])
-def test_tiny_frames_keep_their_size_under_masks_and_legend(size, num_prompts):
-    frame = np.full((*size, 3), 90, np.uint8)
-    colours = colours_for(num_prompts)
-    drawn = draw_masks(frame, np.ones((num_prompts, *size), bool), colours)
-    Legend(["the dog on the left"] * num_prompts, colours, *size).draw(drawn)
+@pytest.mark.parametrize("style", OVERLAY_STYLES)
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 200), (200, 1), (48, 32)])
+def test_every_style_draws_on_a_copy_of_any_size(rng, style, size):
+    frame = rng.integers(0, 256, (*size, 3), np.uint8)
+    before = frame.copy()
+    drawn = draw_masks(frame, np.ones((2, *size), bool), colours_for(2), style=style)
+    np.testing.assert_array_equal(frame, before)
     assert drawn.shape == frame.shape
-    assert (drawn != frame).any()
+    assert (drawn != frame).any()  # also a mask of the whole frame shows
+
+
+def test_a_contour_changes_pixels_near_the_edge_only(rng):
+    frame = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    drawn = draw_masks(frame, disc(), [(255, 0, 0)], style="contour")
+    changed = (drawn != frame).any(axis=2)
+    assert changed.any()
+    assert not (changed & ~near_edge(disc()[0], 4)).any()
+    assert (drawn[near_edge(disc()[0], 1)] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("background", LIGHT_AND_DARK)
+@pytest.mark.parametrize("colour", [*colours_for(12), (0, 0, 0), (255, 255, 255)])
+def test_a_contour_of_any_colour_shows_on_any_background(background, colour):
+    frame = np.full((240, 320, 3), background, np.uint8)
+    drawn = draw_masks(frame, disc(), [colour], style="contour")
+    assert np.abs(drawn.astype(int) - background).max() > 70
+
+
+def test_a_spotlight_keeps_what_is_inside_and_darkens_the_rest(rng):
+    frame = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    masks = np.concatenate([disc(radius=60), np.roll(disc(radius=30), 100, axis=2)])
+    drawn = draw_masks(frame, masks, colours_for(2), opacity=0.75, style="spotlight")
+    edges = near_edge(masks[0], 5) | near_edge(masks[1], 5)
+    inside = masks.any(axis=0)
+    np.testing.assert_array_equal(drawn[inside & ~edges], frame[inside & ~edges])
+    assert np.abs(drawn[~inside & ~edges] - 0.25 * frame[~inside & ~edges]).max() < 1
+    assert (drawn[near_edge(masks[0], 1) & ~near_edge(masks[1], 5)] == colours_for(2)[0]).all()
+
+
+@pytest.mark.parametrize("style", ["contour", "spotlight"])
+def test_at_opacity_0_a_spotlight_is_a_contour_and_an_empty_mask_changes_nothing(rng, style):
+    frame = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    masks = np.zeros((2, 60, 80), bool)
+    np.testing.assert_array_equal(draw_masks(frame, masks, colours_for(2), 0, style), frame)
+    masks[0, 20:40, 20:60] = True
+    contour = draw_masks(frame, masks, colours_for(2), 0, "contour")
+    np.testing.assert_array_equal(draw_masks(frame, masks, colours_for(2), 0, style), contour)
+
+
+def test_a_spotlight_on_nothing_darkens_the_whole_frame(rng):
+    frame = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    drawn = draw_masks(frame, np.zeros((1, 60, 80), bool), colours_for(1), 1.0, "spotlight")
+    assert not drawn.any()

@@ -1,7 +1,7 @@
-"""Tells of which script a character is, what people call it, and which fonts usually have it."""
+"""Tells the script of a character (its writing system), what people call it, and which fonts usually have it."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 EMOJI, SYMBOL = "EMOJI", "SYMBOL"  # beside the scripts of Unicode
 FIRST_EMOJI, LAST_EMOJI = "\U0001f1e6", "\U0001faff"
@@ -29,7 +29,8 @@ FILES = {
 }
 FILES_WITH_MANY = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf")
 NAMES = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean", SYMBOL: "symbols"}
-PACKAGES = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL"), "fonts-noto-cjk")
+NAMES |= {"FULLWIDTH": "wide letters", "MATHEMATICAL": "mathematical letters"}
+PACKAGES = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH"), "fonts-noto-cjk")
 PACKAGES[EMOJI] = "fonts-noto-color-emoji"
 
 
@@ -50,6 +51,13 @@ def is_emoji(cluster: str) -> bool:
 def script_name(script: str) -> str:
     """Returns what people call a script, or the language that is written in it."""
     return NAMES.get(script, script.lower() if script == EMOJI else script.title())
+
+
+def language_of(script: str, scripts: Set[str]) -> str:
+    """Returns the name of a script in a text with these scripts: Chinese characters may be part of Japanese."""
+    if script == "CJK":
+        script = next((other for other in ("HIRAGANA", "KATAKANA", "HANGUL") if other in scripts), script)
+    return script_name(script)
 
 
 def script_package(script: str) -> str:
