@@ -11,6 +11,7 @@ import argparse
 from datasets.registry import GROUPS, TRAINED, add_dataset_flags
 from util.errors import did_you_mean, exit_on_user_error, interruptible_imports
 from util.flags import (
+    DEVICE_HELP,
     DTYPE_NAMES,
     MAX_BOX,
     MAX_SEED,
@@ -64,7 +65,7 @@ def build_parser() -> OptionParser:
         "--init_from", metavar="PATH", help="start a new run from weights: a run, a saved pipeline or a weight file"
     )
     add_flag(parser, "--dry_run", False, "check options and data, print steps and GPU memory, and exit")
-    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", type=device_name, default="auto", help=DEVICE_HELP)
     parser.add_argument("--seed", type=int_in(0, MAX_SEED), default=42, help="random seed")
     add_weight_flags(parser)
     _add_data_flags(parser)

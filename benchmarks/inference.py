@@ -71,7 +71,7 @@ from models.text import embed_captions
 from models.vae_layers import use_fast_layers
 from util.device import select_device, select_dtype
 from util.errors import TooLittleMemoryError, UserError, exit_on_user_error
-from util.flags import device_name
+from util.flags import DEVICE_HELP, device_name
 from util.memory import keep_freed_memory
 from util.options import OptionParser, int_in
 from util.stopwatch import Stopwatch
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(VIDEO_SIZES), default="mid", help="of models and video")
     parser.add_argument("--rows", nargs="+", choices=(PLAIN, *ROWS), default=[PLAIN, *ROWS], help="what to run")
     parser.add_argument("--rounds", type=int_in(1), default=3, help="of all rows")
-    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", type=device_name, default="auto", help=DEVICE_HELP)
     parser.add_argument("--chart", metavar="FILE", help="write the seconds per stage as an SVG picture")
     options = parser.parse_args()
     with exit_on_user_error(parser.prog), tempfile.TemporaryDirectory() as folder:

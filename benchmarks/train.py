@@ -67,7 +67,7 @@ from models.text_cache import CaptionCache
 from models.vae_layers import use_fast_layers, use_library_layers
 from util.device import select_device
 from util.errors import UserError, exit_on_user_error
-from util.flags import device_name
+from util.flags import DEVICE_HELP, device_name
 from util.options import OptionParser, int_in
 
 WARM_UP_STEPS = 2  # the first allocates the optimizer's moments
@@ -333,7 +333,7 @@ def main() -> None:
         "--steps", type=int_in(1), default=2, help="timed steps in each process, after two more that are not timed"
     )
     parser.add_argument("--rounds", type=int_in(1), default=2, help="how often each row is measured")
-    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", type=device_name, default="auto", help=DEVICE_HELP)
     options = parser.parse_args()
     with exit_on_user_error(parser.prog):
         device, size = select_device(options.device), SIZES[options.size]

@@ -13,7 +13,7 @@ from models.text import embed_captions
 from models.text_cache import CaptionCache, text_identity
 from models.weights import LoadedFlowRVS, load_text
 from util.flags import TEXT_PLACES
-from util.memory import naming_what_saves_memory, return_freed_memory
+from util.memory import naming_what_saves_memory, return_freed_memory, return_gpu_memory
 
 ON_GPU, IN_LAYERS, _ = TEXT_PLACES
 
@@ -39,8 +39,7 @@ def embed_once(
         return encoder.to(device), tokenizer
 
     embedded.add_missing(captions, load)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # other processes may need it
+    return_gpu_memory(device)
     return embedded
 
 
@@ -68,6 +67,5 @@ def embed_now(
     del encoder
     gc.collect()  # the hooks of offloading hold a reference cycle
     return_freed_memory()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the other networks need it
+    return_gpu_memory(device)
     return embeddings

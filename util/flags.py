@@ -20,6 +20,7 @@ WEIGHT_CHOICES = ("auto", "ema", "model")
 DTYPE_NAMES = ("fp32", "bf16")
 VRAM_CHOICES = ("auto", "24", "16", "12", "8")
 TEXT_PLACES = ("gpu", "layers", "cpu")
+DEVICE_HELP = "auto, cpu, cuda, cuda:N, or mps, the GPU of a Mac (untested); auto takes cuda, else mps, else cpu"
 OBJECTIVES = ("flow", "velocity1", "noise", "direct", "rem")
 OPTIMIZERS = ("adamw", "adamw8bit")
 TRACKERS = ("tensorboard", "wandb", "none")
@@ -29,11 +30,11 @@ LEGEND_PLACES = ("top", "bottom", "off")
 
 
 def device_name(text: str) -> str:
-    """An argparse type: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """An argparse type: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
+    if text in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal()):
         return text
-    raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, got '{text}'")
+    raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N or mps, got '{text}'")
 
 
 def add_weight_flags(parser: argparse.ArgumentParser) -> None:
@@ -103,10 +104,10 @@ def add_video_list_flag(parser: argparse._ActionsContainer) -> None:
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose device and number format."""
     group = parser.add_argument_group("device")
-    group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--device", type=device_name, default="auto", help=DEVICE_HELP)
     group.add_argument(
         "--dtype", choices=("auto", *DTYPE_NAMES), default="auto",
-        help="number format of the weights; auto is bf16 on CUDA and fp32 on the CPU",
+        help="number format of the weights; auto is bf16 on a GPU that has it and fp32 elsewhere",
     )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true",

@@ -39,6 +39,14 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def return_gpu_memory(device: torch.device) -> None:
+    """Returns the blocks that torch keeps of a GPU, for other processes and libraries; does nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def _is_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"
 

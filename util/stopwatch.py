@@ -10,7 +10,7 @@ import torch
 class Stopwatch:
     """Collects wall-clock seconds by stage name.
 
-    With a CUDA ``device`` it waits for the GPU at the end of each stage, so that the time counts for that stage.
+    With a GPU as ``device`` it waits for the GPU at the end of each stage, so that the time counts for that stage.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -24,4 +24,6 @@ class Stopwatch:
         yield
         if self.device is not None and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device is not None and self.device.type == "mps":
+            torch.mps.synchronize()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
