@@ -61,6 +61,7 @@ from benchmarks.gauges import PeakMemory, in_fresh_processes, machine, matmul_ra
 from benchmarks.random_wan import TEXT_LENGTH, VIDEO_SIZES, Parts, Size, build_parts, count_video_flops, keep_bfloat16
 from benchmarks.video_report import Measured, chart, dit_table, runs_of, stage_table, whole_table
 from benchmarks.video_rows import CUDA, DIT, NUM_TOKENS, PLAIN, ROWS, WHOLE, Row
+from engine.demo.outputs import OutputOptions, write_outputs
 from engine.demo.result_folder import PartialResult
 from engine.demo.segment_video import segment_video
 from engine.segment_options import SegmentOptions, make_ready
@@ -75,7 +76,8 @@ from util.flags import DEVICE_HELP, device_name
 from util.memory import keep_freed_memory
 from util.options import OptionParser, int_in
 from util.stopwatch import Stopwatch
-from util.video import VideoWriter, open_frames
+from util.video import open_frames
+from util.video_writer import VideoWriter
 
 PROMPTS = [
     f"the {colour} {thing} that moves {way}"
@@ -186,7 +188,9 @@ def our_rendering(row: Row, pipeline: FlowRVS, file: Path, prompts: list[str], o
         embeddings = embed_captions(pipeline.text_encoder, pipeline.tokenizer, prompts, length)
         drop_text_encoder(pipeline)
     options = SegmentOptions(prompt_batch=row.prompt_batch)
-    segment_video(pipeline, open_frames(str(file)), prompts, embeddings, PartialResult(out), options)
+    source = open_frames(file)
+    progress, _ = segment_video(pipeline, source, prompts, embeddings, PartialResult(out), options)
+    write_outputs(out, source, prompts, progress.size, progress.joint.stop, OutputOptions())
 
 
 def drop_text_encoder(pipeline: FlowRVS) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 import inference_demo
 from datasets.toy import Video, make_video
-from util.video import VideoWriter
+from util.video_writer import VideoWriter
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CLIP = ASSETS / "toy" / "sample.mp4"

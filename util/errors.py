@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def exit_on_user_error(program: str) -> Iterator[None]:
 
     Exit codes: 1 for a ``UserError`` or an error of the operating system (disk full, permission), 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 must not end a finished run
+        sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that context managers clean up
     try:

@@ -1,6 +1,8 @@
 """Typed command-line options, with a YAML file of defaults under them."""
 
 import argparse
+import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -100,10 +102,17 @@ class OptionParser(argparse.ArgumentParser):
         config = finder.parse_known_args(args)[0].config
         if config is not None:
             self._take_defaults_from(Path(config))
+        self._refuse_unknown_flags(sys.argv[1:] if args is None else args)
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown[0])
         return options
+
+    def _refuse_unknown_flags(self, args: Sequence[str]) -> None:
+        """Names an unknown flag first: argparse itself would say that the flag it was meant for is missing."""
+        for argument in itertools.takewhile(lambda one: one != "--", args):
+            if argument.startswith("--") and argument.partition("=")[0] not in self._option_string_actions:
+                self._refuse(argument)
 
     def _refuse(self, argument: str) -> None:
         flag = argument.partition("=")[0]
@@ -146,6 +155,8 @@ class OptionParser(argparse.ArgumentParser):
         if action.nargs in ("+", "*"):
             if isinstance(value, dict):  # name: number, as the command line's name=number
                 value = [f"{name}={number}" for name, number in value.items()]
+            if isinstance(value, str | int | float) and not isinstance(value, bool):  # one entry
+                value = [value]
             if not isinstance(value, list) or (action.nargs == "+" and not value):
                 self.error(f"{path}: {action.dest} must be a list with at least one entry, got {value!r}")
             return [self._checked_scalar(path, action, entry) for entry in value]

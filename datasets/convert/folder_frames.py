@@ -5,10 +5,10 @@ from pathlib import Path
 
 from util.errors import MissingFileError, UserError
 from util.files import link_or_copy
+from util.frames import VIDEO_SUFFIXES, Images
 from util.images import is_jpeg, read_image, write_jpeg
-from util.video import ImageFolder, open_frames
+from util.video import open_frames
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
 MAX_FRAMES = 100_000  # five digits, because readers sort names as text
 
 
@@ -72,7 +72,7 @@ def write_frames(video: str, source: Path, folder: Path) -> Frames:
     folder.mkdir(parents=True)
     try:
         opened = open_frames(str(source))
-        if isinstance(opened, ImageFolder):
+        if isinstance(opened, Images):
             return _write_images(video, opened.files, folder)
         sizes = set()
         for index, frame in enumerate(opened):
@@ -100,7 +100,7 @@ def _write_images(video: str, files: tuple[Path, ...], folder: Path) -> Frames:
             link_or_copy(file, target)
         else:
             write_jpeg(target, frame)
-    assert first is not None, "an ImageFolder holds at least one image"
+    assert first is not None, "a folder of images holds at least one image"
     return Frames(video, len(files), first, [file.stem for file in files])
 
 

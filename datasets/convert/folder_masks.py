@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from datasets.convert.folder_frames import Frames
 from util.errors import MissingFileError, UserError
+from util.frames import natural_order
 from util.images import read_palette
 from util.rle import encode_rle
-from util.video import natural_order
 
 Masks = list[dict[str, Any] | None]  # compressed RLE per frame, None if the object is absent
 

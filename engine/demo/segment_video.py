@@ -1,44 +1,39 @@
-"""Segments a video for prompts and writes masks, an overlay video and the facts for the record.
+"""Segments a video for prompts, window by window, and writes a mask per prompt and frame.
 
-The frames are read twice: first at model size, window by window, to predict masks; then at source size, one at a time,
-to draw the masks on them. So memory does not grow with the length of the video.
+Frames are read one at a time at source size and kept at model size for two windows at most, so memory does not grow
+with the length of the video. ``outputs.py`` reads them a second time, to draw the masks on them.
 """
 
-import contextlib
 import itertools
-import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.demo.result_folder import RECORD, PartialResult, Progress
+from engine.demo.result_folder import PartialResult, Progress
 from engine.segment_options import SegmentOptions
 from models.flowrvs import FlowRVS
 from models.mask_vae import logits_to_masks, resize_logits
 from models.output import FinishedFrames
 from models.text import clean_captions
-from util.hashes import sha256_of
+from util.frames import FrameSource
 from util.images import Frame, resize_frame
-from util.mask_files import read_mask, write_mask
+from util.mask_controls import MaskControls
+from util.mask_files import write_mask
 from util.memory import return_freed_memory
 from util.stopwatch import Stopwatch
-from util.video import FrameSource, VideoWriter
-from util.visualize import Legend, colours_for, draw_masks
 from util.workers import MAX_PENDING, num_cores, ordered_map
 
 logger = logging.getLogger(__name__)
 
-NUM_THREADS = min(MAX_PENDING, num_cores())  # draw or write; each holds frames at source size
+NUM_THREADS = min(MAX_PENDING, num_cores())  # that write; each holds masks at source size
+UNCHANGED = MaskControls()
 LOW_AGREEMENT = 0.5  # IoU of two windows on shared frames; below it they may follow different objects
 
 
@@ -50,47 +45,38 @@ def segment_video(
     result: PartialResult,
     options: SegmentOptions,
     *,
-    save_overlays: bool = False,
-) -> dict[str, Any]:
-    """Segments a video and writes its masks and overlay video; continues from the progress in ``result``.
+    controls: MaskControls = UNCHANGED,
+) -> tuple[Progress, dict[str, Any]]:
+    """Writes ``masks/<prompt>/<frame>.png`` of a video; continues from the progress in ``result``.
 
     Args:
         embeddings: [D, L, width] of the distinct captions of ``prompts``, in order.
-        save_overlays: also write each overlay frame as an image into ``overlay/``.
+        controls: what is done to each mask before it is written.
 
     Returns:
-        Facts for the record: prompts, colours, sizes, options, windows, mask areas in pixels, seconds per stage.
+        The progress at the end, and facts for the record: sizes, options, windows.
     """
     captions = clean_captions(prompts)
     distinct = list(dict.fromkeys(captions))
     rows = [distinct.index(caption) for caption in captions]
-    progress = _write_masks(pipeline, source, embeddings, rows, result, options)
-    colours = colours_for(len(prompts))
-    stopwatch = Stopwatch()
-    with stopwatch.stage("draw"):
-        legend = Legend(prompts, colours, *progress.size)
-        areas = _draw(result.folder, source, len(prompts), legend, progress, save_overlays)
+    progress = _write_masks(pipeline, source, embeddings, rows, result, options, controls=controls)
     agreement = [[round(one[row], 4) for row in rows] for one in progress.agreements]
     shared = [(later[0], earlier[1]) for earlier, later in itertools.pairwise(progress.spans)]
     overlaps = [(max(start, stop - options.num_shared), stop) for start, stop in shared if options.num_shared]
     _warn_of_disagreement(prompts, overlaps, agreement)
-    return {
-        "prompts": prompts,
-        "colours": colours,
-        "fps": float(source.fps),
+    return progress, {
         "num_frames": progress.joint.stop,
         "size": {"height": progress.size[0], "width": progress.size[1]},
         "model_size": {"height": progress.model_size[0], "width": progress.model_size[1]},
         "num_steps": options.num_steps,
         "threshold": options.threshold,
+        "mask_controls": asdict(controls),
         "prompt_batch": options.prompt_batch,
         "windows": [[start, stop - 1] for start, stop in progress.spans],
         "agreement": [
             {"frames": [start, stop - 1], "iou": values}
             for (start, stop), values in zip(overlaps, agreement, strict=True)
         ],
-        "mask_area": areas,
-        "seconds": {name: round(value, 3) for name, value in (progress.seconds | stopwatch.seconds).items()},
     }
 
 
@@ -101,6 +87,8 @@ def _write_masks(
     rows: list[int],
     result: PartialResult,
     options: SegmentOptions,
+    *,
+    controls: MaskControls,
 ) -> Progress:
     """Writes the masks of each window as soon as it is done, ``masks/<prompt>/<frame>.png``.
 
@@ -112,7 +100,8 @@ def _write_masks(
     frames = _FittedFrames(pipeline, source, options, after.start if after else 0)
 
     def to_masks(logits: Tensor) -> NDArray[np.bool_]:
-        return logits_to_masks(resize_logits(logits.to(pipeline.device), frames.size), options.threshold)
+        masks = logits_to_masks(resize_logits(logits.to(pipeline.device), frames.size), options.threshold)
+        return np.stack([controls.apply(mask) for mask in masks])
 
     folders = [result.folder / "masks" / str(prompt) for prompt in range(len(rows))]
     for folder in folders:
@@ -188,40 +177,15 @@ class _FittedFrames:
 
     def _fit(self, frame: Frame) -> Frame:
         self.size = (frame.shape[0], frame.shape[1])  # all frames of a FrameSource have one size
-        self.model_size = self.pipeline.fitted_size(*self.size, self.options.box_height, self.options.box_width)
+        shown_width = max(1, round(frame.shape[1] * self.source.pixel_aspect))
+        self.model_size = self.pipeline.fitted_size(
+            frame.shape[0], shown_width, self.options.box_height, self.options.box_width
+        )
         return resize_frame(frame, *self.model_size)
 
     def _check_length(self, num_frames: int) -> None:
         if self.options.window == 0:
             self.pipeline.check_length(num_frames)
-
-
-def _draw(
-    folder: Path, source: FrameSource, num_prompts: int, legend: Legend, progress: Progress, save_overlays: bool
-) -> list[list[int]]:
-    """Writes the overlay video, and its images if asked; returns the mask areas in pixels, per prompt and frame."""
-    if save_overlays:
-        (folder / "overlay").mkdir(exist_ok=True)
-
-    def draw(numbered: tuple[int, Frame]) -> tuple[Frame, list[int]]:
-        index, frame = numbered
-        name = source.frame_name(index)
-        masks = np.stack(
-            [read_mask(folder / "masks" / str(prompt) / f"{name}.png", progress.size) for prompt in range(num_prompts)]
-        )
-        overlay = draw_masks(frame, masks, legend.colours)
-        legend.draw(overlay)
-        if save_overlays:
-            Image.fromarray(overlay).save(folder / "overlay" / f"{name}.jpg", quality=95)
-        return overlay, [int(np.count_nonzero(mask)) for mask in masks]
-
-    areas: list[list[int]] = []
-    with VideoWriter(folder / "result.mp4", source.fps) as video:
-        finished = ordered_map(draw, enumerate(source), NUM_THREADS)
-        for overlay, frame_areas in tqdm(finished, desc="draw overlays", total=progress.joint.stop, unit="frame"):
-            video.write(overlay)
-            areas.append(frame_areas)
-    return [list(prompt_areas) for prompt_areas in zip(*areas, strict=True)]
 
 
 def _warn_of_disagreement(prompts: list[str], overlaps: list[tuple[int, int]], agreement: list[list[float]]) -> None:
@@ -232,33 +196,3 @@ def _warn_of_disagreement(prompts: list[str], overlaps: list[tuple[int, int]], a
                     "two windows disagree on %r in frames %d to %d (IoU %.2f): they may follow different objects; a "
                     "longer --window sees more at once", prompt, start, stop - 1, value,
                 )  # fmt: skip
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Writes ``result.json`` into ``folder``."""
-    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def hashing(files: dict[str, tuple[Path, ...]]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Hashes weight files on a thread while the block runs; yields a function that returns the hashes.
-
-    The text encoder alone is 11 GB: a block that fails does not wait for its hash.
-
-    Args:
-        files: the weight files of each network, by its name.
-
-    Yields:
-        A function that waits for, and returns, ``{network: {"files": [...], "sha256": ...}}``.
-    """
-    stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        digests = {network: pool.submit(sha256_of, paths, stop) for network, paths in files.items()}
-        try:
-            yield lambda: {
-                network: {"files": [str(path) for path in files[network]], "sha256": digest.result()}
-                for network, digest in digests.items()
-            }
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)

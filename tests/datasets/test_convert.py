@@ -25,7 +25,8 @@ from datasets.readers.refcoco import RefCOCO
 from util.errors import UserError
 from util.files import new_folders
 from util.images import read_image
-from util.video import VideoWriter, open_frames
+from util.video import open_frames
+from util.video_writer import VideoWriter
 
 
 def nothing_was_left(folder):

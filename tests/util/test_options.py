@@ -164,7 +164,7 @@ def test_null_is_the_value_of_a_flag_without_default(yaml_file):
         ("dtype: fp16", ["dtype", "fp16", "bf16"]),
         ("save_fig: 1", ["save_fig", "true or false"]),
         ("save_fig: 'true'", ["save_fig", "true or false"]),
-        ("text_prompts: the dog", ["text_prompts", "list", "the dog"]),
+        ("text_prompts: true", ["text_prompts", "list", "True"]),
         ("text_prompts: []", ["text_prompts", "list"]),
         ("text_prompts: [[a], b]", ["text_prompts", "one plain value"]),
         ("- num_steps", ["flag: value", "list"]),

@@ -12,6 +12,7 @@ import time
 import weakref
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from safetensors.torch import load_file
 
 import engine.demo.run
 import inference_demo
-from engine.demo.segment_video import hashing
+from engine.demo.record import hashing
 from models.toy_wan import write_toy_wan
-from util.video import FrameSource, VideoWriter, open_frames
+from util.frames import FrameSource
+from util.video import open_frames
+from util.video_writer import VideoWriter
 from util.workers import MAX_PENDING
 
 ROOT = Path(__file__).parents[3]
@@ -157,6 +160,12 @@ class LargeFile:
     def __init__(self):
         self.num_reads, self.begun = 0, threading.Event()
 
+    def stat(self):
+        return SimpleNamespace(st_size=5000, st_mtime_ns=0)
+
+    def absolute(self):
+        return Path("large.bin")
+
     def open(self, _mode):
         return contextlib.nullcontext(self)
 
@@ -170,7 +179,7 @@ class LargeFile:
 def test_a_run_that_fails_does_not_wait_for_its_hashes():
     file = LargeFile()
     with pytest.raises(ZeroDivisionError), hashing({"vae": (file,)}):
-        file.begun.wait()
+        assert file.begun.wait(timeout=60)
         _ = 1 / 0
     assert file.num_reads < 5000
 
@@ -288,16 +297,47 @@ def test_a_yaml_file_may_hold_every_option(clip, tmp_path, toy_folder_demo):
 # Earlier results
 
 
-def test_a_second_run_replaces_the_first(demo, clip, tmp_path):
+def test_overwrite_replaces_the_result_of_other_prompts(demo, clip, tmp_path):
     demo(clip, "--save_fig", prompts=("a dog", "a cat"))
     first_video = (tmp_path / "out" / "clip_result.mp4").read_bytes()
-    demo(clip, "--max_frames", 2, prompts=("the red car",))
+    demo(clip, "--max_frames", 2, "--overwrite", prompts=("the red car",))
     assert names_in(tmp_path / "out") == ["clip", "clip_result.mp4"]
     assert names_in(tmp_path / "out" / "clip") == ["masks", "result.json"]  # no stale overlay
     assert names_in(tmp_path / "out" / "clip" / "masks") == ["0"]
     assert len(read_masks(tmp_path, 0)) == 2
     assert read_record(tmp_path)["prompts"] == ["the red car"]
     assert (tmp_path / "out" / "clip_result.mp4").read_bytes() != first_video
+
+
+def test_other_prompts_are_refused_by_name_and_the_first_result_stays(demo, refused, clip, tmp_path):
+    demo(clip, prompts=("a dog", "a cat"))
+    line = refused(clip, prompts=("the red car",))
+    assert all(word in line for word in ("--output_dir", "'a dog'", "'a cat'", "--overwrite"))
+    assert "a dog" in refused(clip, prompts=("a cat", "a dog"))  # the numbers of the masks would change
+
+
+def test_the_same_prompts_replace_their_result_whatever_their_spaces(demo, clip, tmp_path):
+    demo(clip, prompts=("a dog",))
+    demo(clip, "--max_frames", 2, prompts=("  a   dog ",))
+    assert len(read_masks(tmp_path, 0)) == 2
+
+
+def test_an_unfinished_result_of_the_old_numbering_is_refused_and_kept(demo, clip, tmp_path, monkeypatch):
+    """Before, mask k could be that of another frame: see ``result_folder.NUMBERING``."""
+    monkeypatch.setattr("engine.demo.run.write_outputs", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo(clip)
+    monkeypatch.undo()
+    partial = tmp_path / "out" / ".clip.partial"
+    record = json.loads((partial / "run.json").read_text())
+    del record["numbering"]
+    (partial / "run.json").write_text(json.dumps(record))
+    before = contents_of(partial)
+    with pytest.raises(SystemExit, match="earlier version"):
+        demo(clip)
+    assert contents_of(partial) == before
+    demo(clip, "--overwrite")
+    assert names_in(tmp_path / "out") == ["clip", "clip_result.mp4"]
 
 
 def test_the_same_run_gives_the_same_files(demo, clip, tmp_path):
@@ -352,7 +392,7 @@ def test_with_weights_there_is_no_warning_of_a_toy(demo, clip, capsys):
 
 def test_a_checkpoint_without_its_folder_is_an_error_and_no_toy(refused, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("models.weights.snapshot_download", no_hub)
+    monkeypatch.setattr("models.hub.snapshot_download", no_hub)
     torch.save({"a": torch.zeros(1)}, tmp_path / "dit.pth")
     assert "--wan_path" in refused(clip, "--dit_ckpt", tmp_path / "dit.pth", wan_path=None)
 
@@ -369,7 +409,7 @@ class WatchedSource(FrameSource):
 
     def __init__(self, source):
         self.source, self.path, self.files = source, source.path, source.files
-        self.fps, self.num_frames = source.fps, source.num_frames
+        self.num_frames = source.num_frames
         self.most_alive = self.num_given = 0
 
     def __iter__(self):
@@ -379,6 +419,10 @@ class WatchedSource(FrameSource):
             self.most_alive = max(self.most_alive, len(given))
             self.num_given += 1
             yield frame
+
+    @property
+    def clock(self):
+        return self.source.clock
 
     def frame_name(self, index):
         return self.source.frame_name(index)
@@ -562,7 +606,7 @@ def test_a_wan_folder_that_lacks_a_part_is_refused(refused, clip, toy_copy, remo
 
 
 def test_a_missing_wan_folder_is_refused_with_the_download_command(refused, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.weights.snapshot_download", no_hub)
+    monkeypatch.setattr("models.hub.snapshot_download", no_hub)
     line = refused(clip, wan_path=tmp_path / "Wan2.1-T2V-1.3B-Diffusers")
     assert f"--wan_path {tmp_path}" in line
     assert "hf download" in line
@@ -654,11 +698,10 @@ def test_the_process_ends_with_1_and_a_single_line(tmp_path):
 
 
 def test_a_video_longer_than_the_model_can_take_is_refused_before_it_fills_the_memory(refused, tmp_path, monkeypatch):
-    """A time stamp a day late holds a frame for a million slots."""
     shown = 0
 
     class Endless(FrameSource):
-        path, files, fps, num_frames = tmp_path / "gap.mkv", (), Fraction(10), None
+        path, files, num_frames = tmp_path / "gap.mkv", (), None
 
         def __iter__(self):
             nonlocal shown
@@ -667,6 +710,7 @@ def test_a_video_longer_than_the_model_can_take_is_refused_before_it_fills_the_m
                 yield np.zeros((16, 16, 3), np.uint8)
 
     monkeypatch.setattr(engine.demo.run, "open_frames", lambda *_: Endless())
+    (tmp_path / "gap.mkv").write_bytes(b"stands for a long video")
     assert "--max_frames 4093" in refused(tmp_path / "gap.mkv")
     assert 4094 <= shown <= 4094 + MAX_PENDING  # those already at work
 

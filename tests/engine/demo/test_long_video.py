@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+import engine.demo.outputs
 import engine.demo.run
 import engine.demo.segment_video
 import inference_demo
+from engine.demo.inputs import Job
 from engine.demo.result_folder import PartialResult, staged_result
 from models.toy_wan import write_toy_wan
 from util.errors import UserError
-from util.video import FrameSource, VideoWriter, open_frames
+from util.frames import FrameSource
+from util.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 32, 48
@@ -135,7 +138,7 @@ def test_a_run_that_fails_after_any_window_goes_on_and_ends_with_the_same_files(
 def test_a_run_that_fails_over_its_overlays_goes_on_there(demo, tmp_path, monkeypatch):
     expected = demo(out="straight")
     with monkeypatch.context() as patch:
-        patch.setattr(engine.demo.segment_video, "draw_masks", lambda *_: 1 / 0)
+        patch.setattr(engine.demo.outputs, "draw_masks", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             demo()
     assert without_times(demo()) == without_times(expected)
@@ -160,7 +163,7 @@ def test_a_run_killed_with_9_goes_on(clip, wan, demo, tmp_path):
 def test_other_arguments_start_anew(demo, tmp_path, monkeypatch, capsys):
     expected = demo("--window", 9, prompts=("a cat",), out="straight")
     with monkeypatch.context() as patch:
-        patch.setattr(engine.demo.segment_video, "draw_masks", lambda *_: 1 / 0)
+        patch.setattr(engine.demo.outputs, "draw_masks", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             demo(*WINDOWS)
     assert without_times(demo("--window", 9, prompts=("a cat",))) == without_times(expected)
@@ -179,9 +182,9 @@ def test_a_preset_that_no_longer_exists_starts_anew(tmp_path, capsys):
 
 
 def test_two_runs_at_one_place_are_refused(clip, tmp_path):
-    source = open_frames(str(clip))
-    with pytest.raises(UserError, match="another run"), staged_result(tmp_path / "out", source):
-        with staged_result(tmp_path / "out", source):
+    job = Job(clip, ["a dog"])
+    with pytest.raises(UserError, match="another run"), staged_result(tmp_path / "out", job):
+        with staged_result(tmp_path / "out", job):
             pass
     assert not (tmp_path / "out").exists()
 
@@ -199,7 +202,7 @@ class Generated(FrameSource):
     """Frames made as they are asked for; counts them."""
 
     def __init__(self, num_frames):
-        self.path, self.files, self.fps, self.num_frames = Path("made.mp4"), (), Fraction(10), num_frames
+        self.path, self.files, self.num_frames = Path("made.mp4"), (), num_frames
 
     def __iter__(self):
         for index in range(self.num_frames):
@@ -235,24 +238,29 @@ def test_no_more_frames_or_logits_are_held_for_a_longer_video(pipeline, tmp_path
 
 
 def test_out_of_memory_is_retried_once_with_less_and_the_smaller_preset_is_kept(demo, monkeypatch, capsys):
-    tried = []
+    load, embed = engine.demo.run.load_flowrvs, engine.demo.run.embed_now
+    embedded = []
 
-    def full(captions, loaded, device, dtype, place):
-        tried.append(place)
-        if len(tried) == 1:
-            hook = loaded.pipeline.transformer.register_forward_pre_hook(run_out)
-            hooks.append(hook)
-        else:
-            hooks.pop().remove()
-        return embed(captions, loaded, device, dtype, place)
+    def load_full(*given, **named):
+        loaded = load(*given, **named)
 
-    hooks = []
-    embed = engine.demo.run.embed_now
-    monkeypatch.setattr(engine.demo.run, "embed_now", full)
+        def run_out_once(*_):
+            hook.remove()
+            run_out()
+
+        hook = loaded.pipeline.transformer.register_forward_pre_hook(run_out_once)
+        return loaded
+
+    def embed_counted(*given):
+        embedded.append(given)
+        return embed(*given)
+
+    monkeypatch.setattr(engine.demo.run, "load_flowrvs", load_full)
+    monkeypatch.setattr(engine.demo.run, "embed_now", embed_counted)
     record = demo()
-    assert len(tried) == 2
     assert "WARNING: out of memory; starting again with --text_on gpu --window 161" in capsys.readouterr().err
     assert record["windows"] == [[0, 17]]
+    assert len(embedded) == 1  # the captions did fit: they are not embedded again
 
 
 def run_out(*_):

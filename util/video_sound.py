@@ -1,0 +1,142 @@
+"""Carries the sound of a video file into a result video."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+
+logger = logging.getLogger(__name__)
+
+STEP_BACK = Fraction(1, 10)  # seconds; where packets step back further, or jump, the clock of the sound restarted
+LONGEST_JUMP = Fraction(10)
+RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC
+LAYOUTS = ("mono", "stereo", "5.1")  # that every encoder takes; others are mixed to stereo
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of a file, beside its frames.
+
+    Attributes:
+        path: the file.
+        origin: time of the first frame in seconds by the clock of the file; None if the frames have no times.
+        end: seconds after the first frame at which to stop; None for the whole sound.
+    """
+
+    path: Path
+    origin: Fraction | None = None
+    end: Fraction | None = None
+
+
+class SoundMuxer:
+    """Writes the sound of a file into a container, up to the time that the frames have reached.
+
+    Args:
+        sound: what to write.
+        output: a container to which no packet was written yet.
+        copied: codecs that the container takes as they are.
+        codec: encodes all others.
+
+    Raises:
+        av.FFmpegError: if the sound cannot be read.
+    """
+
+    def __init__(self, sound: Sound, output: av.container.OutputContainer, copied: tuple[str, ...], codec: str) -> None:
+        self.sound, self.output = sound, output
+        self.input = av.open(str(sound.path.absolute()), metadata_errors="replace")
+        stream = self.input.streams.best("audio")
+        if not isinstance(stream, av.AudioStream):
+            self.input.close()
+            raise av.InvalidDataError(0, "it holds no sound")
+        self.stream = stream
+        name = stream.codec_context.name
+        self.is_copied = name in copied
+        if self.is_copied:
+            self.target: av.AudioStream = output.add_stream_from_template(stream)
+        else:
+            layout = stream.codec_context.layout.name
+            rate = 48000 if codec == "libopus" else _rate(stream)
+            self.target = cast(av.AudioStream, output.add_stream(codec, rate=rate))
+            self.target.codec_context.layout = layout if layout in LAYOUTS else "stereo"
+        self.how = f"{name}, copied" if self.is_copied else f"{name}, encoded again as {codec.removeprefix('lib')}"
+        self._packets = self._timed_packets()
+        self._held = next(self._packets, None)
+        self._last_pts: int | None = None
+
+    def advance(self, until: Fraction | None) -> None:
+        """Writes packets that begin before ``until`` seconds; the rest of them if it is None.
+
+        Sound that cannot be read further ends there, with a warning.
+        """
+        try:
+            while self._held is not None and (until is None or self._held[0] <= until):
+                start, packet = self._held
+                if self.is_copied:
+                    self._copy(start, packet)
+                else:
+                    self._encode(start, packet)
+                self._held = next(self._packets, None)
+            if until is None:
+                self._finish()
+        except av.FFmpegError as error:
+            logger.warning("%s: its sound ends early in the result: it cannot be read (%s)", self.sound.path, error)
+            self._held = None
+
+    def close(self) -> None:
+        """Closes the file that was read."""
+        self.input.close()
+
+    def _timed_packets(self) -> Iterator[tuple[Fraction, "av.Packet[av.AudioStream]"]]:
+        """Yields (seconds after the first frame, packet); bridges restarts and jumps of the clock."""
+        origin = self.sound.origin
+        shift = Fraction(0)
+        expected: Fraction | None = None
+        for packet in self.input.demux(self.stream):
+            if not packet.size or packet.time_base is None:
+                continue
+            time = packet.pts * packet.time_base if packet.pts is not None else expected
+            if time is None:
+                time = Fraction(0)
+            origin = time if origin is None else origin
+            if expected is not None and not -STEP_BACK <= time + shift - expected <= LONGEST_JUMP:
+                shift = expected - time
+            time += shift
+            duration = (packet.duration or 0) * packet.time_base
+            expected = time + duration
+            start = time - origin
+            if self.sound.end is not None and start >= self.sound.end:
+                return
+            if start + duration > 0:
+                yield start, packet
+
+    def _copy(self, start: Fraction, packet: "av.Packet[av.AudioStream]") -> None:
+        assert packet.time_base is not None, "packets without one were passed over"
+        pts = round(start / packet.time_base)
+        if self._last_pts is not None and pts <= self._last_pts:  # containers take no packet twice at one time
+            pts = self._last_pts + 1
+        self._last_pts = packet.pts = packet.dts = pts
+        packet.stream = self.target
+        self.output.mux(packet)
+
+    def _encode(self, start: Fraction, packet: "av.Packet[av.AudioStream]") -> None:
+        pts: int | None = None
+        for frame in packet.decode():
+            assert isinstance(frame, av.AudioFrame), "packets of a sound stream hold sound"
+            frame.time_base = Fraction(1, frame.sample_rate)
+            pts = max(0, round(start * frame.sample_rate)) if pts is None else pts
+            frame.pts = max(pts, self._last_pts or 0)
+            self._last_pts = pts = frame.pts + frame.samples
+            self.output.mux(self.target.encode(frame))
+
+    def _finish(self) -> None:
+        if not self.is_copied and self._last_pts is not None:
+            self.output.mux(self.target.encode(None))
+
+
+def _rate(stream: av.AudioStream) -> int:
+    """Returns the sample rate that the AAC encoder takes: the stream's own, or 48000."""
+    return stream.rate if stream.rate in RATES else 48000
