@@ -168,3 +168,24 @@ def test_a_spotlight_on_nothing_darkens_the_whole_frame(rng):
     frame = rng.integers(0, 256, (60, 80, 3), np.uint8)
     drawn = draw_masks(frame, np.zeros((1, 60, 80), bool), colours_for(1), 1.0, "spotlight")
     assert not drawn.any()
+
+
+def shapes(size):
+    """Masks from empty to ragged."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    rng = np.random.default_rng(0)
+    noise = cv2.resize(rng.normal(size=(size[0] // 8, size[1] // 8)), size[::-1], interpolation=cv2.INTER_CUBIC)
+    disc = np.hypot(rows - size[0] / 2, columns - size[1] / 3)
+    yield np.zeros(size, bool)
+    yield np.ones(size, bool)
+    yield disc < size[0] / 4
+    yield disc + 20 * noise < size[0] / 3
+    yield noise > 0.5
+
+
+@pytest.mark.parametrize("size", [(64, 96), (241, 417), (720, 1280)])
+def test_no_mask_file_is_larger_than_that_of_the_original(tmp_path, size):
+    for mask in shapes(size):
+        write_mask(tmp_path / "ours.png", mask)
+        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(tmp_path / "pillow.png")
+        assert (tmp_path / "ours.png").stat().st_size <= (tmp_path / "pillow.png").stat().st_size
