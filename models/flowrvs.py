@@ -3,7 +3,9 @@
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,15 +27,28 @@ from models.vae_stream import num_decoder_calls, num_encoder_calls
 from models.video_input import VideoFrames, as_video, frames_to_tensor
 from models.windows import Blend, Joint, Windows, choose_windows, cut, join, spans_of
 from util.errors import UserError
+from util.frames import FrameSource
 from util.images import Frame, fit_size
 from util.memory import naming_what_saves_memory
 from util.stopwatch import Stopwatch
+from util.video import open_frames
 
 # The decoder takes 3.8 GiB per mask at 480 x 832, twice the DiT. Decoding several masks at once saves a tenth of the
 # time at 64 x 96; from 240 x 416 on it only takes more memory.
 DECODED_PIXELS = 240 * 416
 
-Box = tuple[int | None, int | None]  # height and width in pixels; None is the pipeline's own
+
+class FitBox(NamedTuple):
+    """The box into which frames are fitted.
+
+    Attributes:
+        height, width: in pixels; None is the pipeline's own.
+        pixel_aspect: width of a source pixel over its height; frames are fitted in the shape in which they are shown.
+    """
+
+    height: int | None
+    width: int | None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 class FlowRVS(DiffusionPipeline):
@@ -109,9 +124,10 @@ class FlowRVS(DiffusionPipeline):
         The video is encoded once; each distinct caption is embedded and solved once.
 
         Args:
-            frames: T frames of one size: an array [T, H, W, 3] uint8, a tensor [T, 3, H, W] (uint8, or float
-                in [-1, 1]), or a list of PIL images or [H, W, 3] uint8 arrays. RGB, any T >= 1: the last
-                frame is repeated up to 4n + 1 and the extra predictions are dropped.
+            frames: T frames of one size: a path of a video, an image or a folder of images; what
+                ``util.video.read_video`` returns; one PIL image; an array [T, H, W, 3] uint8; a tensor [T, 3, H, W]
+                (uint8, or float in [-1, 1]); or an iterable of PIL images or [H, W, 3] uint8 arrays. RGB, any T >= 1:
+                the last frame is repeated up to 4n + 1 and the extra predictions are dropped.
             prompts: P sentences; a single string counts as one.
             prompt_embeds: instead of ``prompts``, [P, max_sequence_length, D] as ``embed`` returns it.
             num_steps: Euler steps, each one evaluation of the DiT per prompt.
@@ -124,6 +140,7 @@ class FlowRVS(DiffusionPipeline):
             overlap: frames that successive windows share, see ``models.windows``; by default a fifth of a window.
 
         Raises:
+            TypeError: if ``frames`` or ``prompts`` have another type.
             UserError: if an argument cannot be segmented.
             ValueError: if ``num_steps``, the box, ``threshold`` or ``prompt_batch`` is out of range.
         """
@@ -132,9 +149,10 @@ class FlowRVS(DiffusionPipeline):
         captions = clean_captions([prompts] if isinstance(prompts, str) else prompts) if prompts is not None else []
         check_numbers(threshold, prompt_batch)
         sigmas, windows = self._sigmas(num_steps), self._windows(window, overlap)
+        frames = open_frames(frames) if isinstance(frames, str | Path) else frames
         video = frames_to_tensor(frames)
         spans = spans_of(len(video), windows)
-        box = (box_height, box_width)
+        box = FitBox(box_height, box_width, frames.pixel_aspect if isinstance(frames, FrameSource) else Fraction(1))
         height, width = self._checked_size(video, spans, box)
         stopwatch = Stopwatch(self._execution_device)
         with stopwatch.stage("text"):
@@ -188,7 +206,7 @@ class FlowRVS(DiffusionPipeline):
         sigmas, windows = self._sigmas(num_steps), self._windows(window, overlap)
         video = frames_to_tensor(frames)
         spans = spans_of(len(video), windows)
-        box, stopwatch, device = (box_height, box_width), Stopwatch(), self._execution_device
+        box, stopwatch, device = FitBox(box_height, box_width), Stopwatch(), self._execution_device
         self._checked_size(video, spans, box)
         encoded = list(self._encode_windows(((start, video[start:stop]) for start, stop in spans), box, stopwatch))
         for batch in prompt_embeds:
@@ -239,13 +257,13 @@ class FlowRVS(DiffusionPipeline):
         blend = Blend(windows, logit_threshold(threshold), after)
         stopwatch = stopwatch or Stopwatch()
         videos = ((start, frames_to_tensor(held)) for start, held in cut(frames, windows, after))
-        encoded = self._encode_windows(videos, (box_height, box_width), stopwatch)
+        encoded = self._encode_windows(videos, FitBox(box_height, box_width), stopwatch)
         yield from self._segment(
             encoded, embeddings, sigmas, blend, seed=seed, prompt_batch=prompt_batch, stopwatch=stopwatch
         )
 
     def _encode_windows(
-        self, windows: Iterable[tuple[int, Tensor]], box: Box, stopwatch: Stopwatch
+        self, windows: Iterable[tuple[int, Tensor]], box: FitBox, stopwatch: Stopwatch
     ) -> Iterator[EncodedWindow]:
         """Encodes each window, (first frame, [T, 3, H, W]), as soon as it is asked for."""
         for start, video in windows:
@@ -451,9 +469,10 @@ class FlowRVS(DiffusionPipeline):
             raise UserError(f"window (--window) must be at most {self.max_frames} frames for this DiT, got {window}")
         return windows
 
-    def _checked_size(self, video: Tensor, spans: list[tuple[int, int]], box: Box) -> tuple[int, int]:
+    def _checked_size(self, video: Tensor, spans: list[tuple[int, int]], box: FitBox) -> tuple[int, int]:
         """Returns the model size of [T, 3, H, W]; refuses windows with too many frames, or frames too large."""
-        size = self.fitted_size(video.shape[-2], video.shape[-1], *box)
+        shown_width = max(1, round(video.shape[-1] * box.pixel_aspect))
+        size = self.fitted_size(video.shape[-2], shown_width, box.height, box.width)
         self.check_length(max(stop - start for start, stop in spans))
         if max(size) > self.transformer.config.rope_max_seq_len * max(self.size_multiple):
             raise UserError(

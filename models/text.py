@@ -33,8 +33,11 @@ def clean_captions(prompts: Sequence[str]) -> list[str]:
     """Cleans each prompt with ``clean_caption``.
 
     Raises:
+        TypeError: if a prompt is no string.
         UserError: if there are no prompts, or one is empty.
     """
+    if not isinstance(prompts, Sequence) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise TypeError(f"prompts must be a string or a list of strings, got {prompts!r:.60}")
     if len(prompts) == 0:
         raise UserError("prompts (--text_prompts) must hold at least one prompt, got none")
     captions = [clean_caption(prompt) for prompt in prompts]

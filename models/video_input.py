@@ -1,6 +1,8 @@
 """Converts frames, in any form that a user has them, to the tensor that the VAE takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,30 +13,49 @@ from torch import Tensor
 
 from models.mask_vae import padded_num_frames
 from util.errors import UserError
+from util.frames import FrameSource
 from util.images import Frame, resize_frame
+from util.video import open_frames
 
-VideoFrames = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | Sequence[Frame]
+VideoFrames = (
+    str | Path | FrameSource | Image.Image | NDArray[np.uint8] | Tensor | Iterable[Image.Image] | Iterable[Frame]
+)
+ACCEPTED = (
+    "a path of a video, image or folder, what util.video.read_video returns, a PIL image, an array [T, H, W, 3] uint8, "
+    "a tensor [T, 3, H, W], or an iterable of PIL images or [H, W, 3] uint8 arrays"
+)
 
 
 def frames_to_tensor(frames: VideoFrames) -> Tensor:
     """Checks frames and converts them to one layout.
 
     Args:
-        frames: an array [T, H, W, 3] uint8, a tensor [T, 3, H, W] (uint8, or float in [-1, 1]), or a list of
-            PIL images or [H, W, 3] uint8 arrays; RGB, one size, T >= 1.
+        frames: a path of a video, an image or a folder of images; a ``FrameSource``; one PIL image; an array
+            [T, H, W, 3] uint8; a tensor [T, 3, H, W] (uint8, or float in [-1, 1]); or an iterable of PIL images or
+            [H, W, 3] uint8 arrays. RGB, one size, T >= 1.
 
     Returns:
         [T, 3, H, W], uint8 or float in [-1, 1].
 
     Raises:
-        UserError: for anything else.
+        TypeError: for an object of another type.
+        UserError: for frames of another shape, other values, or a file that cannot be read.
     """
+    if isinstance(frames, str | Path):
+        frames = open_frames(frames)
+    if isinstance(frames, Image.Image):
+        frames = [frames]
+    if isinstance(frames, Tensor):
+        if len(frames) == 0:
+            raise UserError("frames must hold at least one frame, got none")
+        return _checked_tensor(frames)
+    if not isinstance(frames, np.ndarray):
+        if not isinstance(frames, Iterable):
+            raise TypeError(f"frames must be {ACCEPTED}; got {type(frames).__name__}")
+        frames = _stack(list(frames))
     if len(frames) == 0:
         raise UserError("frames must hold at least one frame, got none")
-    if isinstance(frames, Tensor):
-        return _checked_tensor(frames)
-    array = _checked_array(frames if isinstance(frames, np.ndarray) else _stack(frames))
-    return rearrange(torch.from_numpy(np.ascontiguousarray(array)), "t h w c -> t c h w")
+    return rearrange(torch.from_numpy(np.ascontiguousarray(_checked_array(frames))), "t h w c -> t c h w")
 
 
 def as_video(video: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
@@ -65,6 +86,10 @@ def _checked_tensor(frames: Tensor) -> Tensor:
         return frames
     if not frames.is_floating_point() or not -1 <= frames.min() <= frames.max() <= 1:
         raise UserError("frames as a tensor must be uint8, or float in [-1, 1]; got other values, rescale them")
+    if 0 <= frames.min() < frames.max():  # as torchvision has them; nobody films without any dark pixel
+        raise UserError(
+            "frames as a float tensor must be in [-1, 1], -1 for black; these are all in [0, 1]: pass 2 * frames - 1"
+        )
     return frames
 
 
@@ -74,11 +99,17 @@ def _checked_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return array
 
 
-def _stack(frames: Sequence[Image.Image] | Sequence[Frame]) -> NDArray[np.uint8]:
-    video = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
-    for index, frame in enumerate(video):
-        if frame.shape != video[0].shape:
-            raise UserError(f"frames must share one size, got {frame.shape} at index {index} after {video[0].shape}")
+def _stack(frames: list[Any]) -> NDArray[np.uint8]:
+    if not frames:
+        raise UserError("frames must hold at least one frame, got none")
+    video: list[NDArray[np.uint8]] = []
+    for index, frame in enumerate(frames):
+        one = np.asarray(frame.convert("RGB")) if isinstance(frame, Image.Image) else frame
+        if not isinstance(one, np.ndarray):
+            raise TypeError(f"frames must be {ACCEPTED}; got {type(frame).__name__} at index {index}")
+        if one.shape != (video or [one])[0].shape:
+            raise UserError(f"frames must share one size, got {one.shape} at index {index} after {video[0].shape}")
+        video.append(one)
     return np.stack(video)
 
 

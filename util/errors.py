@@ -18,6 +18,10 @@ class TooLittleMemoryError(UserError):
     """The memory of the GPU or the machine is too small for this run; smaller settings may fit."""
 
 
+class TooLittleToLoadError(TooLittleMemoryError):
+    """The memory of the machine is too small to load the weights; no setting of the run changes that."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder does not exist that the user named, or that a named folder must hold."""
 

@@ -13,9 +13,9 @@ from util.errors import UserError
 ACCEPTED = "a PNG of one channel: grey with values 0 and 255, 1 bit, or a palette with numbers 0 and 1, or 0 and 255"
 GREY, PALETTE, BIT = "L", "P", "1"
 
-# Masks have two grey levels in runs. With these settings files are at most as large as with Pillow's defaults, which the
-# original uses, mostly a fifth to half smaller, and written in a fifth of the time. Only for ragged masks zlib's own
-# search for repetitions is a little better: they take more than a bit in five pixels.
+# Masks have two grey levels in runs. With these settings files are at most as large as with Pillow's defaults, which
+# the original uses, mostly a fifth to half smaller, and written in a fifth of the time. Only for ragged masks, which
+# take more than a bit in five pixels, zlib's own search for repetitions is a little better.
 RUN_LENGTHS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from util.errors import TooLittleMemoryError
+from util.errors import TooLittleMemoryError, TooLittleToLoadError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # values of glibc's malloc.h
 LARGEST = 2**31 - 1  # bytes; mallopt takes an int
@@ -62,14 +62,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
-def too_little_to_load(error: BaseException, source: str) -> TooLittleMemoryError:
+def too_little_to_load(error: BaseException, source: str) -> TooLittleToLoadError:
     """Returns the error for weights that do not fit into the machine's memory.
 
     Args:
         error: for which ``is_out_of_memory`` holds.
         source: argument and file or network.
     """
-    return TooLittleMemoryError(
+    return TooLittleToLoadError(
         f"{source}: the memory of the machine is too small to load it ({str(error)[:100]}); free memory, raise the "
         "limit if one is set (ulimit -v), or halve the weights with --dtype bf16 (main.py: --weights_dtype bf16); "
         "--text_on does not change this, it says where the text encoder runs once loaded"

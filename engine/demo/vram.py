@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from engine.captions import IN_LAYERS, ON_GPU
-from util.errors import TooLittleMemoryError, UserError
+from util.errors import TooLittleMemoryError, TooLittleToLoadError, UserError
 from util.memory import naming_what_saves_memory
 
 Result = TypeVar("Result")
@@ -114,6 +114,8 @@ def run_within_memory(
     try:
         with naming_what_saves_memory():
             return run(preset)
+    except TooLittleToLoadError:
+        raise
     except TooLittleMemoryError as error:
         smaller = next_smaller(preset, flags)
         if smaller is None:

@@ -9,7 +9,7 @@ import torch
 import inference_demo
 from engine.demo.vram import GIB, PRESETS, choose_preset, next_smaller, preset_named, run_within_memory, with_flags
 from models.windows import choose_windows
-from util.errors import TooLittleMemoryError, UserError
+from util.errors import TooLittleMemoryError, TooLittleToLoadError, UserError
 from util.flags import VRAM_CHOICES
 
 UNSET = Namespace(text_on=None, window=None, tiling=None, prompt_batch=None)
@@ -82,6 +82,18 @@ def test_too_little_memory_is_tried_once_more_and_no_oftener():
     with pytest.raises(TooLittleMemoryError):
         run_within_memory(run, preset_named("8"), UNSET, lambda _: pytest.fail("there is nothing smaller"))
     assert tried == ["8"]
+
+
+def test_weights_that_do_not_fit_into_the_machine_are_not_tried_again():
+    tried = []
+
+    def run(preset):
+        tried.append(preset.name)
+        raise TooLittleToLoadError("the memory of the machine is too small")
+
+    with pytest.raises(TooLittleToLoadError):
+        run_within_memory(run, preset_named("24"), UNSET, lambda _: pytest.fail("no preset makes weights smaller"))
+    assert tried == ["24"]
 
 
 def test_what_fits_is_run_once():
