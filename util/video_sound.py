@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import av
+from av.stream import Discard
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class SoundMuxer:
             self.input.close()
             raise av.InvalidDataError(0, "it holds no sound")
         self.stream = stream
+        for other in self.input.streams:
+            if other is not stream:
+                other.discard = Discard.all  # the file is read once for each result video: skip the frames
         name = stream.codec_context.name
         self.is_copied = name in copied
         if self.is_copied:

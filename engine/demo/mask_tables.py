@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ class MaskTables:
         """Yields (name, number in the file, seconds in the file) of each frame."""
         pairs = zip(self.source.source_frames, self.source.source_times, strict=True)
         for index, (frame, time) in enumerate(pairs):
-            yield self.source.frame_name(index), frame, round(float(time), 6)
+            name = os.fsencode(self.source.frame_name(index)).decode(errors="replace")
+            yield name, frame, round(float(time), 6)
 
 
 def _measured(mask: NDArray[np.bool_], keeps_rle: bool) -> _Measured:

@@ -124,7 +124,6 @@ class _Demo:
         stopwatch = Stopwatch()
 
         def predict(preset: Preset) -> dict[str, Any]:
-            self.preset = preset
             result.describe(identity, preset.name)
             chosen = self._prepare(preset)
             captions = list(dict.fromkeys(clean_captions(prompts)))
@@ -141,6 +140,7 @@ class _Demo:
             return facts | {"tiling": chosen.tiling, "text_on": chosen.text_on}
 
         def start_again(smaller: Preset) -> None:
+            self.preset = smaller  # of the next videos too
             self.loaded.pipeline.to("cpu")
             print(
                 f"WARNING: out of memory; starting again with {describe(with_flags(smaller, self.options))}",

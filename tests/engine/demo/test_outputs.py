@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -365,6 +366,16 @@ def test_strange_names_give_a_result_of_that_name(demo, tmp_path, name):
     assert record["input"] == str(clip)
     stem = Path(name).stem
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([stem, f"{stem}_result.mp4"])
+
+
+def test_names_that_are_no_utf8_reach_every_table(demo, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    Image.new("RGB", (48, 32), "red").save(Path(os.fsdecode(os.fsencode(folder) + b"/\xe9.png")))
+    record = demo(folder, flags=["--save", *EVERYTHING])
+    assert record["num_frames"] == 1
+    assert "caf\ufffd" in record["input"]
+    assert "\ufffd.png" in (tmp_path / "out" / folder.name / "rle.json").read_text(encoding="utf-8")
 
 
 def test_a_terminal_without_utf8_does_not_end_a_finished_run(tmp_path, wan):
