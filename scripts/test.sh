@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up, then lint, types and tests. Arguments go to pytest.
-#   bash scripts/test.sh [-k NAME]
+#   bash scripts/test.sh [-k NAME] [-m "slow or not slow"]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh requirements-dev.txt

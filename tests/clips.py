@@ -4,7 +4,7 @@
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -185,6 +185,13 @@ def write_matroska(path: Path, times: Sequence[int], duration: float | None = No
 # -- the kinds ---------------------------------------------------------------------------------------------------------
 
 CLIPS: dict[str, Callable[[Path], Clip]] = {}
+# One clip for each thing that went wrong once; the others are tried in slow tests, where a test goes through all.
+QUICK = {
+    *("mp4", "odd size", "variable rate mkv", "jitter of a phone", "first frame lasts 14 ms", "mkv from 4 s on"),
+    *("presentation time equals decode time in mp4", "avi with reordered frames", "two frames of equal time"),
+    *("clock restarts", "two programmes one after the other", "joined transport streams", "one frame in webm"),
+    *("edit list that skips five frames", "Latin-1 title", "cover art first in mp4", "transport stream with AAC"),
+}
 FRAMES = list(range(20))
 
 
@@ -194,6 +201,11 @@ def kind(name: str):
         return function
 
     return add
+
+
+def all_kinds(but: Container[str] = ()) -> list:
+    """Returns the names of all clips as parameters of a test; those that are not in ``QUICK`` are marked slow."""
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in CLIPS if name not in but]
 
 
 def _regular(name: str, suffix: str, **how) -> None:

@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from clips import CLIPS, index_of
+from clips import CLIPS, all_kinds, index_of
 
 from datasets.convert.folder import convert_folder
 from datasets.readers.mevis import MeViS
@@ -29,7 +29,7 @@ def convert(folder, clip, num_masks, size):
     convert_folder(folder / "videos", folder / "masks", folder / "sentences.csv", folder / "out")
 
 
-CONVERTIBLE = [name for name in CLIPS if name != "no times"]  # a raw stream has a suffix that is none of a video
+CONVERTIBLE = all_kinds(but=("no times",))  # a raw stream has a suffix that is none of a video
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)

@@ -209,6 +209,7 @@ def test_a_pipeline_loads_from_names_alone_without_the_weights_that_are_replaced
     assert "vae/diffusion_pytorch_model.safetensors" not in hub.downloads()
 
 
+@pytest.mark.slow
 def test_a_program_that_starts_anew_finds_the_hub(hub, published, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -5,13 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from clips import CLIPS, ORIENTATIONS, bright_corner, count_frames, index_of, write_oriented
+from clips import CLIPS, ORIENTATIONS, all_kinds, bright_corner, count_frames, index_of, write_oriented
 
 from util.errors import UserError
 from util.video import open_frames
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", all_kinds())
 def test_every_decoded_frame_comes_once_in_order_at_its_time(tmp_path, caplog, name):
     clip = CLIPS[name](tmp_path)
     source = open_frames(clip.path)
@@ -50,7 +50,7 @@ def test_a_clip_that_is_cut_is_refused(tmp_path, name, share):
         list(open_frames(path))
 
 
-@pytest.mark.parametrize("max_frames", [1, 7, 19, 25])
+@pytest.mark.parametrize("max_frames", [1, 7, 25])
 @pytest.mark.parametrize("name", ["mp4", "jitter of a phone", "avi with reordered frames", "clock restarts"])
 def test_max_frames_gives_the_first_frames_and_their_times(tmp_path, name, max_frames):
     clip = CLIPS[name](tmp_path)
@@ -67,7 +67,7 @@ def expected_samples(times, fps, count):
     return [int(np.flatnonzero(turns <= slot + 1e-9)[-1]) for slot in slots]
 
 
-@pytest.mark.parametrize("fps", [2, 5, 10, 24, 30])
+@pytest.mark.parametrize("fps", [2, 10, 24])
 @pytest.mark.parametrize(
     "name", ["mp4", "variable rate mkv", "jitter of a phone", "clock restarts", "clock jumps a day"]
 )

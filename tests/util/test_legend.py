@@ -41,6 +41,7 @@ def texts_of(monkeypatch, prompts, *size):
 # How large it is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES + LARGE)
 @pytest.mark.parametrize("num_prompts", [1, 2, 4, 12, 50])
 @pytest.mark.parametrize("text", ["dog", LONG, "the dog, der Hund, le chien, כלב"])

@@ -191,6 +191,7 @@ for load in (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another way to limit memory")
+@pytest.mark.slow
 def test_under_a_limit_of_the_system_the_error_says_memory(tmp_path, toy_folder):
     (tmp_path / "wan" / "text_encoder").mkdir(parents=True)
     (tmp_path / "wan" / "tokenizer").symlink_to(toy_folder / "tokenizer")

@@ -130,8 +130,10 @@ def test_a_new_result_removes_the_outputs_that_it_does_not_have_and_nothing_else
 @pytest.mark.parametrize(
     "flags",
     [
-        *(["--overlay_style", "contour"], ["--overlay_style", "spotlight"], ["--opacity", 0.9]),
-        *(["--colors", "red", "#0f0"], ["--legend", "off"], ["--legend", "bottom"]),
+        ["--colors", "red", "#0f0"],
+        ["--overlay_style", "contour"],
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (["--overlay_style", "spotlight"], ["--opacity", 0.9])),
+        *(pytest.param(["--legend", place], marks=pytest.mark.slow) for place in ("off", "bottom")),
     ],
 )
 def test_each_look_changes_the_overlay_and_not_the_masks(demo, tmp_path, flags):
@@ -170,12 +172,6 @@ def test_what_is_in_no_frame_is_not_found(demo, tmp_path, capsys):
 # Times and sound
 
 
-NAMES = (
-    *("variable rate mkv", "jitter of a phone", "avi with reordered frames", "transport stream with AAC"),
-    *("mkv with Opus", "clock restarts", "one frame in webm", "edit list that skips five frames", "odd size"),
-)
-
-
 SHOWING_FRAMES = ("--save_fig", "--min_area", 99999, "--legend", "off")  # empty masks: overlays show the source
 
 
@@ -185,7 +181,12 @@ def shown_in(folder):
     return [index_of(np.asarray(Image.open(file))) for file in files]
 
 
-@pytest.mark.parametrize("name", NAMES)
+AT_ONCE = ("variable rate mkv", "transport stream with AAC", "edit list that skips five frames")
+
+
+@pytest.mark.parametrize(
+    "name", [*AT_ONCE, *(pytest.param(name, marks=pytest.mark.slow) for name in CLIPS if name not in AT_ONCE)]
+)
 def test_the_result_has_a_mask_per_decoded_frame_its_times_and_its_sound(demo, tmp_path, name):
     clip = CLIPS[name](tmp_path)
     record = demo(clip.path, prompts=("a dog",), flags=SHOWING_FRAMES)
@@ -239,6 +240,7 @@ def test_several_files_and_a_folder_of_them_give_a_result_each(demo, tmp_path, t
     assert counts_in(tmp_path) == {"a": 2, "b": 3, "c": 4}
 
 
+@pytest.mark.slow
 def test_several_videos_give_the_masks_of_single_runs(demo, tmp_path, three):
     demo(three[0].parent)
     together = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/masks/*/*.png")}
@@ -378,6 +380,7 @@ def test_names_that_are_no_utf8_reach_every_table(demo, tmp_path):
     assert "\ufffd.png" in (tmp_path / "out" / folder.name / "rle.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf8_does_not_end_a_finished_run(tmp_path, wan):
     clip = write(tmp_path / "clip.mp4", 2, Encoding()).rename(tmp_path / "狗.mp4")
     command = [sys.executable, ROOT / "inference_demo.py", "--input_path", clip, "--text_prompts", "狗 läuft"]
