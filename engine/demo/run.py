@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def run(options: argparse.Namespace) -> None:
     if len(jobs) == 1:
         with staged_result(output_dir, jobs[0], overwrite=options.overwrite) as result:
             source = open_frames(jobs[0].path, options.fps, options.max_frames)
-            _Demo(jobs, options, device, dtype).segment(jobs[0], source, result)
+            demo = _Demo(jobs, options, device, dtype)
+            with hashing(demo.loaded.files) as weight_hashes:
+                facts = demo.segment(jobs[0], source, result, weight_hashes)
+        _report(jobs[0], facts, options)
     elif jobs:
         _segment_all(jobs, _Demo(jobs, options, device, dtype), options)
 
@@ -78,15 +82,33 @@ def _not_done(jobs: list[Job], output_dir: Path) -> list[Job]:
 
 def _segment_all(jobs: list[Job], demo: "_Demo", options: argparse.Namespace) -> None:
     failed: list[str] = []
-    for job in tqdm(jobs, desc="videos", unit="video"):
-        try:
-            with staged_result(Path(options.output_dir), job, overwrite=options.overwrite) as result:
-                demo.segment(job, open_frames(job.path, options.fps, options.max_frames), result)
-        except (UserError, OSError) as error:
-            tqdm.write(f"WARNING: {job.path} failed: {error}", file=sys.stderr)
-            failed.append(f"{job.path}: {error}")
+    with hashing(demo.loaded.files) as weight_hashes:
+        for job in tqdm(jobs, desc="videos", unit="video"):
+            try:
+                with staged_result(Path(options.output_dir), job, overwrite=options.overwrite) as result:
+                    source = open_frames(job.path, options.fps, options.max_frames)
+                    facts = demo.segment(job, source, result, weight_hashes)
+                _report(job, facts, options)
+            except (UserError, OSError) as error:
+                tqdm.write(f"WARNING: {job.path} failed: {error}", file=sys.stderr)
+                failed.append(f"{job.path}: {error}")
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} videos failed, the others are written. {' | '.join(failed)}")
+
+
+def _report(job: Job, facts: dict[str, Any], options: argparse.Namespace) -> None:
+    """Prints what was not found, what became of the sound, and where the results are."""
+    lines = [
+        f"not found: {prompt!r} has no mask in any frame"
+        for prompt, found in zip(job.prompts, facts["found"], strict=True)
+        if not found
+    ]
+    lines += [f"sound: {note}" for note in sorted(set(facts["sound"].values()))]
+    folder = Path(options.output_dir) / job.name
+    written = ["masks", *sorted(set(options.save) - {"overlay"}), "result.json"]
+    overlay = f"{folder}_result.mp4, and " if "overlay" in options.save else ""
+    lines.append(f"Wrote {overlay}{', '.join(written[:-1])} and {written[-1]} in {folder}/")
+    tqdm.write("\n".join(lines))
 
 
 class _Demo:
@@ -98,7 +120,6 @@ class _Demo:
 
     def __init__(self, jobs: list[Job], options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.device, self.dtype = options, device, dtype
-        self.output_dir = Path(options.output_dir)
         self.how = SegmentOptions.from_flags(options)
         self.controls = from_flags(MaskControls, options)
         self.outputs = OutputOptions.from_flags(options)
@@ -115,8 +136,14 @@ class _Demo:
         self.embeddings: Tensor | None = None  # [C, L, D] of the captions
         self.seconds_of_text = 0.0
 
-    def segment(self, job: Job, source: FrameSource, result: PartialResult) -> None:
-        """Segments one video and writes everything about it into the folder of its result."""
+    def segment(
+        self, job: Job, source: FrameSource, result: PartialResult, weight_hashes: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Segments one video and writes everything about it into the folder of its result; returns the record.
+
+        Args:
+            weight_hashes: from ``hashing``.
+        """
         prompts = job.prompts
         identity = self.identity | {"text_prompts": prompts, "input": place_of(job.path)}
         identity |= {"frames": fingerprint(source.files), "names": hash_of([file.name for file in source.files])}
@@ -148,12 +175,11 @@ class _Demo:
             )
             result.clear()
 
-        with hashing(self.loaded.files) as weight_hashes:
-            preset = preset_named(earlier) if earlier else self.preset
-            facts = run_within_memory(predict, preset, self.options, start_again)
-            record = {"input": place_of(job.path), "prompts": prompts, **facts, **self.where}
-            write_record(result.folder, record | {"weights": weight_hashes()})
-        self._report(job, facts)
+        preset = preset_named(earlier) if earlier else self.preset
+        facts = run_within_memory(predict, preset, self.options, start_again)
+        record = {"input": place_of(job.path), "prompts": prompts, **facts, **self.where, "weights": weight_hashes()}
+        write_record(result.folder, record)
+        return record
 
     def _prepare(self, preset: Preset) -> Preset:
         """Embeds the captions once, then moves the pipeline to the device; returns the preset with the flags given."""
@@ -167,20 +193,6 @@ class _Demo:
         make_ready(pipeline, self.options.compile)
         set_tiling(pipeline.vae, TILE if chosen.tiling else None)
         return chosen
-
-    def _report(self, job: Job, facts: dict[str, Any]) -> None:
-        lines = [
-            f"not found: {prompt!r} has no mask in any frame"
-            for prompt, found in zip(job.prompts, facts["found"], strict=True)
-            if not found
-        ]
-        notes = sorted(set(facts["sound"].values()))
-        lines += [f"sound: {note}" for note in notes]
-        folder = self.output_dir / job.name
-        written = ["masks", *sorted(self.outputs.save - {"overlay"}), "result.json"]
-        overlay = f"{folder}_result.mp4, and " if "overlay" in self.outputs.save else ""
-        lines.append(f"Wrote {overlay}{', '.join(written[:-1])} and {written[-1]} in {folder}/")
-        tqdm.write("\n".join(lines))
 
 
 def _weights_or_toy(options: argparse.Namespace) -> tuple[str | None, str | None]:
