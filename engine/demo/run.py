@@ -90,8 +90,9 @@ def _segment_all(jobs: list[Job], demo: "_Demo", options: argparse.Namespace) ->
                     facts = demo.segment(job, source, result, weight_hashes)
                 _report(job, facts, options)
             except (UserError, OSError) as error:
-                tqdm.write(f"WARNING: {job.path} failed: {error}", file=sys.stderr)
-                failed.append(f"{job.path}: {error}")
+                reason = str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
+                tqdm.write(f"WARNING: failed: {reason}", file=sys.stderr)
+                failed.append(reason)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} videos failed, the others are written. {' | '.join(failed)}")
 
@@ -123,6 +124,7 @@ class _Demo:
         self.how = SegmentOptions.from_flags(options)
         self.controls = from_flags(MaskControls, options)
         self.outputs = OutputOptions.from_flags(options)
+        self.is_single = len(jobs) == 1
         self.captions = list(dict.fromkeys(caption for job in jobs for caption in clean_captions(job.prompts)))
         wan_path, vae_ckpt = _weights_or_toy(options)
         self.loaded: LoadedFlowRVS = load_flowrvs(
@@ -158,7 +160,14 @@ class _Demo:
             embeddings = self.embeddings[[self.captions.index(caption) for caption in captions]]
             how = replace(self.how, window=chosen.window, prompt_batch=chosen.prompt_batch)
             progress, facts = segment_video(
-                self.loaded.pipeline, source, prompts, embeddings, result, how, controls=self.controls
+                self.loaded.pipeline,
+                source,
+                prompts,
+                embeddings,
+                result,
+                how,
+                controls=self.controls,
+                keep_bars=self.is_single,
             )
             with stopwatch.stage("draw"):
                 facts |= write_outputs(result.folder, source, prompts, progress.size, progress.joint.stop, self.outputs)

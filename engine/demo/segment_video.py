@@ -46,12 +46,14 @@ def segment_video(
     options: SegmentOptions,
     *,
     controls: MaskControls = UNCHANGED,
+    keep_bars: bool = True,
 ) -> tuple[Progress, dict[str, Any]]:
     """Writes ``masks/<prompt>/<frame>.png`` of a video; continues from the progress in ``result``.
 
     Args:
         embeddings: [D, L, width] of the distinct captions of ``prompts``, in order.
         controls: what is done to each mask before it is written.
+        keep_bars: leave the progress bars on the screen; not where a bar over several videos is above them.
 
     Returns:
         The progress at the end, and facts for the record: sizes, options, windows.
@@ -59,7 +61,7 @@ def segment_video(
     captions = clean_captions(prompts)
     distinct = list(dict.fromkeys(captions))
     rows = [distinct.index(caption) for caption in captions]
-    progress = _write_masks(pipeline, source, embeddings, rows, result, options, controls=controls)
+    progress = _write_masks(pipeline, source, embeddings, rows, result, options, controls=controls, keep_bars=keep_bars)
     agreement = [[round(one[row], 4) for row in rows] for one in progress.agreements]
     shared = [(later[0], earlier[1]) for earlier, later in itertools.pairwise(progress.spans)]
     overlaps = [(max(start, stop - options.num_shared), stop) for start, stop in shared if options.num_shared]
@@ -89,6 +91,7 @@ def _write_masks(
     options: SegmentOptions,
     *,
     controls: MaskControls,
+    keep_bars: bool,
 ) -> Progress:
     """Writes the masks of each window as soon as it is done, ``masks/<prompt>/<frame>.png``.
 
@@ -106,9 +109,9 @@ def _write_masks(
     folders = [result.folder / "masks" / str(prompt) for prompt in range(len(rows))]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    pipeline.set_progress_bar_config(leave=options.window == 0)
+    pipeline.set_progress_bar_config(leave=keep_bars and options.window == 0)
     num_done = after.num_finished if after else 0
-    with tqdm(desc="segment video", total=source.num_frames, initial=num_done, unit="frame") as bar:
+    with tqdm(desc="segment video", total=source.num_frames, initial=num_done, unit="frame", leave=keep_bars) as bar:
         stream = pipeline.segment_stream(frames, embeddings, after=after, stopwatch=frames.stopwatch, **asdict(options))
         for finished in stream:
             if progress is None:
