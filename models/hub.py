@@ -9,24 +9,24 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from httpx2 import HTTPError
-from huggingface_hub import get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-)
+import huggingface_hub
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from util.errors import MissingFileError, UserError, did_you_mean
 from util.recipes import how_to_make
 from util.weight_files import WEIGHT_SUFFIXES, is_saved_name
 
+try:  # the library's own connections
+    from httpx2 import HTTPError
+except ImportError:  # its versions before 2
+    from httpx import HTTPError  # type: ignore[import-not-found, no-redef]
+
 MAX_LISTED = 20  # most names of files in an error
 SMALL_FILE = ".gitattributes"  # every repository has it
 VAE_WORD = "vae"  # in the name of each file or folder with weights of a VAE, and of no other
 OTHER_WORDS = ("text_encoder", "t5", "clip", "optimizer", "scheduler")  # neither DiT nor VAE
+NOT_LISTED = getattr(huggingface_hub.errors, "CachedRepoTreeNotFoundError", OSError)
 HUB_ERRORS = (HTTPError, OSError)  # of huggingface_hub are OSErrors, of its connections HTTPErrors
 
 
@@ -107,9 +107,12 @@ def how_to_get(wan_path: str) -> str:
 
 def _listing(repository: str, snapshot: Path) -> list[str]:
     """Returns the names of all files of a repository; without a network perhaps only of those downloaded before."""
+    read_cached = getattr(huggingface_hub, "get_cached_repo_tree", None)  # since version 2: works without a network
     try:
-        return sorted(file.path for file in get_cached_repo_tree(repository, revision=snapshot.name))
-    except CachedRepoTreeNotFoundError:  # downloaded by a program that does not list
+        if read_cached is not None:
+            return sorted(file.path for file in read_cached(repository, revision=snapshot.name))
+        return sorted(huggingface_hub.HfApi().list_repo_files(repository, revision=snapshot.name))
+    except (*HUB_ERRORS, NOT_LISTED):  # the repository was downloaded by a program that does not list
         return sorted(file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file())
 
 
