@@ -43,7 +43,7 @@ def build_parser() -> OptionParser:
         "For images it is the rate of the result, 24 by default",
     )  # fmt: skip
     parser.add_argument("--max_frames", type=int_in(1), metavar="N", help="segment only the first N frames")
-    add_flag(parser, "--overwrite", False, "replace an earlier result of other prompts or of another input")
+    add_flag(parser, "--overwrite", False, "replace an earlier result of other prompts or another input, all of it")
     add_flag(parser, "--skip_done", False, "leave out inputs whose result exists, with the same prompts")
     _add_output_flags(parser)
     _add_mask_flags(parser)
@@ -59,7 +59,7 @@ def _add_output_flags(parser: OptionParser) -> None:
     group.add_argument(
         "--save", nargs="*", choices=OUTPUT_CHOICES, default=["overlay"], metavar="KIND",
         help=f"what to write beside masks and result.json: any of {', '.join(OUTPUT_CHOICES)}; nothing after --save "
-        "writes neither",
+        "writes none of them",
     )  # fmt: skip
     add_flag(group, "--save_fig", False, "also save each overlay frame as an image")
     group.add_argument(
@@ -92,7 +92,7 @@ def _add_mask_flags(parser: OptionParser) -> None:
     )  # fmt: skip
     add_flag(group, "--keep_largest", False, "keep only the largest connected component")
     add_flag(group, "--fill_holes", False, "fill holes that the mask encloses")
-    group.add_argument("--smooth", type=pixels, default=0, metavar="RADIUS", help="smooth contours over this radius")
+    group.add_argument("--smooth", type=pixels, default=0, metavar="RADIUS", help="round contours over this radius")
     group.add_argument("--grow", type=pixels, default=0, metavar="RADIUS", help="grow masks by this radius")
     group.add_argument(
         "--shrink", type=pixels, default=0, metavar="RADIUS",

@@ -349,6 +349,17 @@ def _edit_list(folder):
     return Clip(path, FRAMES[5:], REGULAR[:15], 1.5)
 
 
+@kind("mp4 whose duration holds its start delay")
+def _late_start(folder):
+    path = write(folder / "clip.mp4", 20, times=[4000 + time for time in REGULAR])
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mvhd") + 4 + 12  # version 0: after flags, times of creation and change
+    ticks, _ = struct.unpack_from(">II", content, start)
+    struct.pack_into(">I", content, start + 4, 6 * ticks)
+    path.write_bytes(content)
+    return Clip(path, FRAMES, REGULAR, 2.0)
+
+
 @kind("Latin-1 title")
 def _latin1(folder):
     path = write(folder / "clip.mp4", how=Encoding(metadata={"title": "a caf# in Spain"}))

@@ -115,7 +115,7 @@ def result_name(path: Path) -> str:
     Raises:
         UserError: if it would name another place than one in the folder of results.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # noqa: PTH100, a link gives its own name, not that of its target
     name = path.name if path.is_dir() else path.stem
     if name in ("", ".", ".."):  # "...mp4" has the stem ".."
         raise UserError(f"--input_path {path}: results cannot be called {name!r}; rename the input")

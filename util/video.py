@@ -44,8 +44,11 @@ def open_frames(path: str | Path, fps: float | None = None, max_frames: int | No
         return Images(location, rate, max_frames)
     if not location.exists():
         raise MissingFileError(f"--input_path {path}: no such file or folder; give a video file or a folder of images")
-    if is_image(location) and not _is_animated(location):
-        return Images(location, rate, max_frames)
+    if is_image(location):
+        if not _is_animated(location):
+            return Images(location, rate, max_frames)
+        if location.suffix.lower() == ".webp":
+            raise UserError(f"--input_path {path}: FFmpeg cannot read animated WebP; convert it to mp4 or gif")
     return VideoFile(location, rate, max_frames)
 
 
@@ -83,7 +86,7 @@ class VideoInMemory(FrameSource):
 
 
 def read_video(path: str | Path, fps: float | None = None, max_frames: int | None = None) -> VideoInMemory:
-    """Reads a video, an image or a folder of images into memory: 3 bytes per pixel and frame.
+    """Reads a video, an image or a folder of images into memory: 3 bytes per pixel and frame, 6 while it reads.
 
     Args:
         path, fps, max_frames: as of ``open_frames``.
@@ -117,7 +120,7 @@ def write_overlay(
         legend: ``top``, ``bottom`` or ``off``.
 
     Raises:
-        ValueError: if frames and masks differ in number.
+        ValueError: if frames and masks differ in number or size.
     """
     target = Path(path)
     chosen = colours_for(len(prompts), colours)
@@ -127,6 +130,11 @@ def write_overlay(
     try:
         with VideoWriter(partial, video.clock, pixel_aspect=video.pixel_aspect, sound=video.sound) as writer:
             for frame, frame_masks in zip(video, per_frame, strict=True):
+                if frame_masks.shape != (len(prompts), *frame.shape[:2]):
+                    raise ValueError(
+                        f"masks of a frame must be [{len(prompts)}, {frame.shape[0]}, {frame.shape[1]}], prompts and "
+                        f"size of the frame, got {list(frame_masks.shape)}"
+                    )
                 overlay = draw_masks(frame, frame_masks, chosen, opacity, style)
                 if drawn is None:
                     (height, width), aspect = frame.shape[:2], float(video.pixel_aspect)

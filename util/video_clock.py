@@ -10,8 +10,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 ROUNDING = Fraction(1, 1000)  # seconds; mkv, webm and flv store times in milliseconds
-# More bad steps than this share, and one, mean that the times say nothing: then frames follow at the nominal rate.
-MOST_REPAIRED = Fraction(1, 20)
+# With more bad times than these shares, and one, the times say nothing: then frames follow at the nominal rate. Steps
+# back are the sign of decode times in the place of presentation times.
+MOST_REPAIRED, MOST_BACK = Fraction(1, 3), Fraction(1, 20)
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,23 @@ def make_clock(
         longest_gap: seconds; a longer step forward is a jump of the clock.
     """
     nominal = 1 / nominal_rate
+    num_back = sum(
+        earlier is not None and later is not None and later < earlier for earlier, later in itertools.pairwise(times)
+    )
     times, num_set = _between_neighbours(times, longest_gap)
     steps = [step_between(earlier, later, longest_gap) for earlier, later in itertools.pairwise(times)]
     good = [step for step in steps if step is not None]
     num_jumps = len(steps) - len(good)
     fault = None
-    if num_set + num_jumps > 1 + MOST_REPAIRED * len(steps) or times == [None]:
+    if num_back > 1 + MOST_BACK * len(steps) or num_set + num_jumps > 1 + MOST_REPAIRED * len(steps) or times == [None]:
         kind = "no times" if all(time is None for time in times) else "times that are missing, equal or step back"
-        fault = f"its frames have {kind}; they are taken as decoded, at {float(nominal_rate):.6g} frames per second"
+        rate = f"{float(nominal_rate):.6g}"
+        fault = f"its frames have {kind}; each is taken once, in the order of the decoder, at {rate} frames per second"
         steps, good, last_duration = [], [nominal] * len(steps), nominal
     elif num_set or num_jumps:
-        fault = (
-            f"{num_set} frames have a time that is missing or out of order, and its clock restarts or jumps "
-            f"{num_jumps} times; these times are replaced"
-        )
+        parts = [f"{num_set} of its times are missing or out of order"] * bool(num_set)
+        parts += [f"its clock restarts or jumps ({num_jumps}x)"] * bool(num_jumps)
+        fault = f"{' and '.join(parts)}; these times are replaced"
     starts = list(itertools.accumulate((step or nominal for step in steps or good), initial=Fraction(0)))
     if last_duration is None or not 0 < last_duration <= longest_gap:
         last_duration = statistics.median_low(good) if good else nominal

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 TEXT_FORMATS = ("tty", "bin", "xbin", "idf", "adf")  # FFmpeg reads any text file as a video
 MAX_FPS = 240  # faster clocks are time bases, not rates
 # A container may announce a little more than its last frame shows; a file cut short lacks far more.
-MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
+MISSING_SECONDS, MISSING_SHARE = 0.5, 0.01
 # Formats whose header states a duration; of the others FFmpeg estimates it, which is no sign of a cut.
 STATE_DURATION = ("mov", "matroska", "avi", "flv", "asf")
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes; a transport stream is a whole number of them
@@ -62,7 +63,7 @@ class VideoFile(FrameSource):
             self._may_jump = bool(container.format.flags & MAY_JUMP)
             self._has_sound = bool(container.streams.audio)
             aspect = stream.sample_aspect_ratio or Fraction(1)
-            announced = _announced_frames(container, stream, self.nominal_rate)
+            announced = _announced_frames(container, stream, stream.average_rate or self.nominal_rate)
         first = self._first_frame()
         self._origin = None if first.pts is None else first.pts * _tick(first)
         self.pixel_aspect = 1 / aspect if _is_transposed(first) else aspect
@@ -93,7 +94,8 @@ class VideoFile(FrameSource):
     def sound(self) -> Sound | None:
         if not self._has_sound:
             return None
-        return Sound(self.path, self._origin, None if self._max_frames is None else self.clock.end)
+        end = None if self._max_frames is None else self.clock.end
+        return Sound(self.path, self._origin, end, self._longest_gap, is_copied=not self._may_jump)
 
     @property
     def source_frames(self) -> list[int]:
@@ -110,6 +112,10 @@ class VideoFile(FrameSource):
         starts = self._read_clock().starts
         return [starts[index] for index in self.source_frames]
 
+    @property
+    def _longest_gap(self) -> Fraction:
+        return LONGEST_GAP_MAY_JUMP if self._may_jump else LONGEST_GAP
+
     # -- times -------------------------------------------------------------------------------------------------------
 
     def _read_clock(self) -> Clock:
@@ -123,21 +129,23 @@ class VideoFile(FrameSource):
         """Decodes the file as far as it is needed, and keeps the times when it has come so far."""
         times: list[Fraction | None] = []
         duration = None
-        longest_gap = LONGEST_GAP_MAY_JUMP if self._may_jump else LONGEST_GAP
+        longest_gap = self._longest_gap
         elapsed = Fraction(0)
         frames = self._decoded()
         try:
             for frame in frames:
                 times.append(None if frame.pts is None else frame.pts * _tick(frame))
                 duration = frame.duration * _tick(frame) if frame.duration else None
-                step = step_between(times[-2], times[-1], longest_gap) if len(times) > 1 else None
-                elapsed += step or 1 / self.nominal_rate
+                if len(times) > 1:
+                    elapsed += step_between(times[-2], times[-1], longest_gap) or 1 / self.nominal_rate
                 if self._has_enough(len(times), elapsed):
                     yield frame
                     break
                 yield frame
         except _DamageError as error:
-            whole = len(times) if self._sampling_rate is None else max(0, int(elapsed * self._sampling_rate) - 1)
+            whole = len(times)
+            if self._sampling_rate is not None:  # the most for which ``_has_enough`` stops before the damage
+                whole = max(0, math.ceil(elapsed * self._sampling_rate) - 2)
             raise self._damage(whole, str(error)) from None
         finally:
             frames.close()
@@ -163,7 +171,10 @@ class VideoFile(FrameSource):
         wanted = itertools.groupby(self.source_frames)
         frames = enumerate(self._frames())
         for index, repeats in wanted:
-            shown = _upright_rgb(next(frame for number, frame in frames if number == index))
+            frame = next((frame for number, frame in frames if number == index), None)
+            if frame is None:
+                raise UserError(f"--input_path {self.path}: changed while it was read; run again once it is complete")
+            shown = _upright_rgb(frame)
             for _ in repeats:  # a held frame is converted once
                 yield shown
 
@@ -181,6 +192,8 @@ class VideoFile(FrameSource):
         try:
             # absolute: a relative 12:30.mp4 would name a protocol. Titles are in any encoding.
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
+        except PermissionError:
+            raise UserError(f"--input_path {self.path}: must be readable, permission is denied; allow it") from None
         except (av.FFmpegError, ValueError) as error:
             raise UserError(
                 f"--input_path {self.path}: cannot be read as a video, it is truncated or of an unknown format "
@@ -215,13 +228,18 @@ class VideoFile(FrameSource):
                     for frame in self._decode(packet):
                         yield frame
                         count += 1
+            except av.DecoderNotFoundError:
+                raise UserError(
+                    f"--input_path {self.path}: FFmpeg has no decoder for its frames: it is truncated, or of an "
+                    "unknown codec; copy it again, or convert it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+                ) from None
             except av.FFmpegError as error:
                 raise _DamageError(_reason(error)) from None
             if count == 0:
                 raise _DamageError("no frame in it can be decoded")
             if not ends_whole:
                 raise _DamageError("its last packet is cut off")
-            _check_end(container, end)
+            _check_end(self.path, container, end)
 
     def _decode(self, packet: "av.Packet[Stream]") -> Iterator[av.VideoFrame]:
         try:
@@ -257,18 +275,19 @@ def _announced_frames(container: av.container.InputContainer, stream: av.VideoSt
     return min(stream.frames, int(container.duration * rate / av.time_base) + 1)
 
 
-def _check_end(container: av.container.InputContainer, end: Fraction) -> None:
+def _check_end(path: Path, container: av.container.InputContainer, end: Fraction) -> None:
     """Detects a truncated file by its announced duration or by its size, the only signs in some containers."""
     kind = container.format.name.split(",")[0]
     if kind == "mpegts" and all(container.size % size for size in TRANSPORT_PACKETS):
         raise _DamageError("its last packet is cut off")
     if container.duration is None or kind not in STATE_DURATION:
         return
-    # Matroska counts from time 0, also where the first frame is later; the others from their first frame.
-    start = 0 if kind == "matroska" else max(container.start_time or 0, 0)
-    announced = (container.duration + start) / av.time_base
+    # Some formats count from time 0 and some from the first frame. Where that is later, a cut may be missed.
+    announced = container.duration / av.time_base
     if announced - end > max(MISSING_SECONDS, MISSING_SHARE * announced):
         raise _DamageError(f"it ends after {float(end):.1f} of {announced:.1f} seconds")
+    if announced - end > MISSING_SECONDS:
+        logger.warning("--input_path %s: ends after %.1f of %.1f seconds; it may be truncated", path, end, announced)
 
 
 def _nominal_rate(stream: av.VideoStream) -> Fraction:

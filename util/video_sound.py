@@ -13,9 +13,8 @@ from av.stream import Discard
 logger = logging.getLogger(__name__)
 
 STEP_BACK = Fraction(1, 10)  # seconds; where packets step back further, or jump, the clock of the sound restarted
-LONGEST_JUMP = Fraction(10)
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC
-LAYOUTS = ("mono", "stereo", "5.1")  # that every encoder takes; others are mixed to stereo
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by channels, that every encoder takes; others are mixed to stereo
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,16 @@ class Sound:
         path: the file.
         origin: time of the first frame in seconds by the clock of the file; None if the frames have no times.
         end: seconds after the first frame at which to stop; None for the whole sound.
+        longest_gap: seconds; a longer step forward is a jump of the clock, which is bridged.
+        is_copied: copy packets where a container takes their codec. Sound whose kind may change on the way, as in a
+            recorded broadcast, is always encoded again.
     """
 
     path: Path
     origin: Fraction | None = None
     end: Fraction | None = None
+    longest_gap: Fraction = Fraction(3600)
+    is_copied: bool = True
 
 
 class SoundMuxer:
@@ -49,27 +53,46 @@ class SoundMuxer:
     def __init__(self, sound: Sound, output: av.container.OutputContainer, copied: tuple[str, ...], codec: str) -> None:
         self.sound, self.output = sound, output
         self.input = av.open(str(sound.path.absolute()), metadata_errors="replace")
-        stream = self.input.streams.best("audio")
-        if not isinstance(stream, av.AudioStream):
+        try:
+            self._begin(copied, codec)
+        except BaseException:
             self.input.close()
-            raise av.InvalidDataError(0, "it holds no sound")
+            raise
+
+    def _begin(self, copied: tuple[str, ...], codec: str) -> None:
+        stream = self.input.streams.best("audio")
+        if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+            raise av.InvalidDataError(0, "no decoder for it")
         self.stream = stream
         for other in self.input.streams:
             if other is not stream:
                 other.discard = Discard.all  # the file is read once for each result video: skip the frames
         name = stream.codec_context.name
-        self.is_copied = name in copied
+        self.is_copied = self.sound.is_copied and name in copied
         if self.is_copied:
-            self.target: av.AudioStream = output.add_stream_from_template(stream)
+            self.target: av.AudioStream = self.output.add_stream_from_template(stream)
         else:
-            layout = stream.codec_context.layout.name
             rate = 48000 if codec == "libopus" else _rate(stream)
-            self.target = cast(av.AudioStream, output.add_stream(codec, rate=rate))
-            self.target.codec_context.layout = layout if layout in LAYOUTS else "stereo"
-        self.how = f"{name}, copied" if self.is_copied else f"{name}, encoded again as {codec.removeprefix('lib')}"
+            self.target = cast(av.AudioStream, self.output.add_stream(codec, rate=rate))
+            self.target.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
+        self._how = f"{name}, copied" if self.is_copied else f"{name}, encoded again as {codec.removeprefix('lib')}"
         self._packets = self._timed_packets()
         self._held = next(self._packets, None)
         self._last_pts: int | None = None
+        self._resampler: av.AudioResampler | None = None
+        self._heard: tuple[str, str, int] | None = None  # format, layout and rate that the resampler takes
+        self._num_damaged = 0
+        self._is_cut = False
+
+    @property
+    def note(self) -> str:
+        """What became of the sound, in words."""
+        if self._last_pts is None:
+            return f"{self.stream.codec_context.name}, left out: none of it can be read beside these frames"
+        notes = [self._how]
+        notes += [f"{self._num_damaged} damaged packets left out"] * bool(self._num_damaged)
+        notes += ["ends early, the rest cannot be read"] * self._is_cut
+        return "; ".join(notes)
 
     def advance(self, until: Fraction | None) -> None:
         """Writes packets that begin before ``until`` seconds; the rest of them if it is None.
@@ -88,7 +111,7 @@ class SoundMuxer:
                 self._finish()
         except av.FFmpegError as error:
             logger.warning("%s: its sound ends early in the result: it cannot be read (%s)", self.sound.path, error)
-            self._held = None
+            self._held, self._is_cut = None, True
 
     def close(self) -> None:
         """Closes the file that was read."""
@@ -102,11 +125,15 @@ class SoundMuxer:
         for packet in self.input.demux(self.stream):
             if not packet.size or packet.time_base is None:
                 continue
+            if packet.is_discard:  # before an edit begins: only the decoder needs it
+                if not self.is_copied:
+                    self._decode(packet)
+                continue
             time = packet.pts * packet.time_base if packet.pts is not None else expected
             if time is None:
                 time = Fraction(0)
             origin = time if origin is None else origin
-            if expected is not None and not -STEP_BACK <= time + shift - expected <= LONGEST_JUMP:
+            if expected is not None and not -STEP_BACK <= time + shift - expected <= self.sound.longest_gap:
                 shift = expected - time
             time += shift
             duration = (packet.duration or 0) * packet.time_base
@@ -127,18 +154,43 @@ class SoundMuxer:
         self.output.mux(packet)
 
     def _encode(self, start: Fraction, packet: "av.Packet[av.AudioStream]") -> None:
-        pts: int | None = None
-        for frame in packet.decode():
-            assert isinstance(frame, av.AudioFrame), "packets of a sound stream hold sound"
-            frame.time_base = Fraction(1, frame.sample_rate)
-            pts = max(0, round(start * frame.sample_rate)) if pts is None else pts
-            frame.pts = max(pts, self._last_pts or 0)
-            self._last_pts = pts = frame.pts + frame.samples
-            self.output.mux(self.target.encode(frame))
+        rate = self.target.codec_context.sample_rate
+        pts = max(0, round(start * rate), self._last_pts or 0)
+        for frame in self._decode(packet):
+            for one in self._resampled(frame):
+                one.time_base, one.pts = Fraction(1, rate), pts
+                self._last_pts = pts = pts + one.samples
+                self.output.mux(self.target.encode(one))
+
+    def _decode(self, packet: "av.Packet[av.AudioStream]") -> list[av.AudioFrame]:
+        try:
+            return [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
+        except av.InvalidDataError:
+            self._num_damaged += 1
+            return []
+
+    def _resampled(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+        """Converts to what the encoder takes; the sound of a broadcast may change its channels and rate on the way."""
+        context = self.target.codec_context
+        kind = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        rest: list[av.AudioFrame] = []
+        if kind is None or kind != self._heard:
+            rest = self._resampler.resample(None) if self._resampler is not None else []
+            self._resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
+            self._heard = kind
+        if frame is None or self._resampler is None:
+            return rest
+        frame.pts = None  # times are set on the converted sound
+        return [*rest, *self._resampler.resample(frame)]
 
     def _finish(self) -> None:
-        if not self.is_copied and self._last_pts is not None:
-            self.output.mux(self.target.encode(None))
+        if self.is_copied or self._last_pts is None:
+            return
+        for one in self._resampled(None):
+            one.time_base, one.pts = Fraction(1, self.target.codec_context.sample_rate), self._last_pts
+            self._last_pts += one.samples
+            self.output.mux(self.target.encode(one))
+        self.output.mux(self.target.encode(None))
 
 
 def _rate(stream: av.AudioStream) -> int:

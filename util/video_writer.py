@@ -75,7 +75,7 @@ class VideoWriter:
         sound: written beside the frames; sound that cannot be read is left out with a warning.
 
     Attributes:
-        sound_note: what became of the sound, in words; None without sound. Set by the first frame.
+        sound_note: what became of the sound, in words; None without sound. Known at the end.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class VideoWriter:
                 self._mux(None)
                 if self._muxer is not None:
                     self._muxer.advance(None)
+                    self.sound_note = self._muxer.note
         finally:
             if self._muxer is not None:
                 self._muxer.close()
@@ -167,7 +168,6 @@ class VideoWriter:
         if self.sound is not None:
             try:
                 self._muxer = SoundMuxer(self.sound, self.container, self.kind.copied_sound, self.kind.sound_codec)
-                self.sound_note = self._muxer.how
             except (av.FFmpegError, ValueError) as error:
                 self.sound_note = f"left out, it cannot be read ({error})"
                 logger.warning("%s: its sound is left out: it cannot be read (%s)", self.sound.path, error)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.demo.names import is_overlay
 from models.text import clean_captions
 from util.errors import MissingFileError, UserError, did_you_mean
 from util.files import read_text
@@ -66,6 +67,8 @@ def list_jobs(inputs: list[str], prompts: list[str] | None) -> list[Job]:
     names: dict[str, Job] = {}
     for job in jobs:
         other = names.setdefault(job.name, job)
+        if other is not job and other.path == job.path:
+            raise UserError(f"--input_path {job.path}: is given twice; give it once")
         if other is not job:
             raise UserError(
                 f"--input_path: {other.path} and {job.path} would both write the result {job.name!r}; rename one, or "
@@ -100,11 +103,14 @@ def _as_utf8(prompt: str) -> str:
 def _videos_of(path: Path) -> list[Path]:
     """Returns the path itself, or the videos in a folder of videos."""
     if not path.exists():
-        raise MissingFileError(f"--input_path {path}: no such file or folder; give a video file or a folder of images")
+        raise MissingFileError(
+            f"--input_path {path}: no such file or folder; give a video, images, a folder of them, or a list"
+        )
     if not path.is_dir():
         return [path]
     files = sorted(path.iterdir(), key=natural_order)
-    images, videos = [file for file in files if is_image(file)], [file for file in files if is_video(file)]
+    images = [file for file in files if is_image(file)]
+    videos = [file for file in files if is_video(file) and not is_overlay(file)]
     if images and videos:
         raise UserError(
             f"--input_path {path}: holds images ({images[0].name}) and videos ({videos[0].name}); give a folder of one "
@@ -126,12 +132,14 @@ def _read_list(file: Path) -> Iterator[Job]:
         raise MissingFileError(f"--input_path {file}: no such file; give a list with the columns {', '.join(COLUMNS)}")
     prompts: dict[Path, list[str]] = {}
     for place, video, sentence in _rows(file):
-        path = Path(video) if Path(video).is_absolute() else file.parent / video
+        if not video:
+            raise UserError(f"{place}: 'video' must not be empty; write the path of a video or remove the row")
+        path = Path(os.path.abspath(file.parent / video))  # noqa: PTH100, a link keeps its own name
         if not path.exists():
             raise MissingFileError(f"{place}: no such video: {path}; write its path relative to the folder of the list")
         if not sentence.strip():
             raise UserError(f"{place}: 'sentence' must not be empty; write it or remove the row")
-        prompts.setdefault(path.resolve(), []).append(sentence.strip())
+        prompts.setdefault(path, []).append(sentence.strip())
     if not prompts:
         raise UserError(f"{file}: must hold a video and a sentence per row, got none")
     for path, sentences in prompts.items():
@@ -144,7 +152,10 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
     try:
         text = read_text(file)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: must be UTF-8 text ({error}); save it as UTF-8") from None
+        raise UserError(
+            f"{file}: must be UTF-8 text, got the byte 0x{error.object[error.start]:02x}; save it as UTF-8 (UTF-16 is "
+            "another format)"
+        ) from None
     if file.suffix.lower() == ".csv":
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -179,6 +190,6 @@ def _check_columns(header: list[str], file: Path) -> None:
     for name in COLUMNS:
         if name not in header:
             raise UserError(
-                f"{file}: row 1 must name the columns {', '.join(COLUMNS)}, got {', '.join(header) or 'nothing'}"
-                f"{did_you_mean(name, header)}"
+                f"{file}: row 1 must name the columns {', '.join(COLUMNS)}, separated by commas, got "
+                f"{', '.join(header) or 'nothing'}{did_you_mean(name, header)}"
             )

@@ -47,6 +47,11 @@ class MaskTables:
         for row, mask in zip(self._rows, masks, strict=True):
             row.append(_measured(mask, self.keeps_rle))
 
+    @property
+    def num_frames(self) -> int:
+        """Number of frames so far."""
+        return len(self._rows[0])
+
     def areas(self) -> list[list[int]]:
         """Returns the areas in pixels, per prompt and frame."""
         return [[mask.area for mask in row] for row in self._rows]

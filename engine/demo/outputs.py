@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from engine.demo.delivery import OVERLAY, remove_products
 from engine.demo.mask_tables import MaskTables
-from engine.demo.result_folder import OVERLAY
 from util.colours import Colour, colours_for
+from util.errors import UserError
 from util.frames import FrameSource
 from util.images import Frame, write_jpeg
 from util.legend import Legend
@@ -103,6 +104,7 @@ def write_outputs(
     Returns:
         Facts for the record: colours, times, mask areas, what was found, what became of the sound.
     """
+    remove_products(folder, but=("masks",))  # what a stopped run left may be half written
     colours = colours_for(len(prompts), options.colours)
     tables = MaskTables(prompts, source, size, keeps_rle="rle" in options.save)
     painter = _Painter(folder, source, prompts, colours, size, options)
@@ -112,7 +114,12 @@ def write_outputs(
         for masks, pictures in tqdm(drawn, desc="write outputs", total=num_frames, unit="frame", leave=False):
             tables.add(masks)
             videos.write(pictures)
-        sound = videos.sound_notes()
+        if tables.num_frames != num_frames:
+            raise UserError(
+                f"--input_path {source.path}: changed while it was read: {num_frames} frames at first, "
+                f"{tables.num_frames} now; run again once it is complete"
+            )
+    sound = videos.sound_notes()
     for name, write in (("rle", tables.write_rle), ("csv", tables.write_csv)):
         if name in options.save:
             write(folder)
@@ -124,6 +131,7 @@ def write_outputs(
         "mask_area": tables.areas(),
         "found": tables.found(),
         "sound": sound,
+        "save": sorted(options.save),
     }
 
 
@@ -200,11 +208,15 @@ class _Videos:
     def __enter__(self) -> "_Videos":
         self._stack.__enter__()
         sound = self.source.sound
-        for name, form in self.formats.items():
-            writer = VideoWriter(
-                self.folder / name, self.source.clock, form, pixel_aspect=self.source.pixel_aspect, sound=sound
-            )
-            self.writers[name] = self._stack.enter_context(writer)
+        try:
+            for name, form in self.formats.items():
+                writer = VideoWriter(
+                    self.folder / name, self.source.clock, form, pixel_aspect=self.source.pixel_aspect, sound=sound
+                )
+                self.writers[name] = self._stack.enter_context(writer)
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def write(self, pictures: dict[str, Picture]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from engine.demo.result_folder import RECORD
+from engine.demo.names import RECORD
 from util.hashes import sha256_of
 
 

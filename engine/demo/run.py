@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.captions import embed_now
+from engine.demo.delivery import check_target, is_done, staged_result
 from engine.demo.inputs import Job, list_jobs
 from engine.demo.outputs import OutputOptions, write_outputs
 from engine.demo.record import hashing, write_record
-from engine.demo.result_folder import PartialResult, check_target, is_done, staged_result
+from engine.demo.result_folder import PartialResult
 from engine.demo.segment_video import segment_video
 from engine.demo.vram import PRESETS, TILE, Preset, choose_preset, describe, preset_named, run_within_memory, with_flags
 from engine.identity import model_identity
@@ -89,12 +91,15 @@ def _segment_all(jobs: list[Job], demo: "_Demo", options: argparse.Namespace) ->
                     source = open_frames(job.path, options.fps, options.max_frames)
                     facts = demo.segment(job, source, result, weight_hashes)
                 _report(job, facts, options)
-            except (UserError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, UserError | OSError):  # a fault of ours: show it, and go on
+                    traceback.print_exc()
                 reason = str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
-                tqdm.write(f"WARNING: failed: {reason}", file=sys.stderr)
+                tqdm.write(f"WARNING: {job.path.name} failed, its error is below", file=sys.stderr)
                 failed.append(reason)
     if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} videos failed, the others are written. {' | '.join(failed)}")
+        others = "; the others are written" if len(failed) < len(jobs) else ""
+        raise UserError(f"{len(failed)} of {len(jobs)} videos failed{others}: {' | '.join(failed)}")
 
 
 def _report(job: Job, facts: dict[str, Any], options: argparse.Namespace) -> None:

@@ -5,7 +5,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from clips import CLIPS, ORIENTATIONS, all_kinds, bright_corner, count_frames, index_of, write_oriented
+from clips import (
+    CLIPS,
+    ORIENTATIONS,
+    Encoding,
+    all_kinds,
+    bright_corner,
+    count_frames,
+    index_of,
+    write,
+    write_matroska,
+    write_oriented,
+)
+from PIL import Image
 
 from util.errors import UserError
 from util.video import open_frames
@@ -99,3 +111,31 @@ def test_fps_with_max_frames_gives_the_first_samples(tmp_path, max_frames):
 def test_the_shape_of_pixels_is_that_of_the_upright_frame(tmp_path, aspect, orientation):
     path = write_oriented(tmp_path, "mp4", orientation, aspect)
     assert open_frames(path).pixel_aspect == (1 / aspect if orientation == 6 else aspect)
+
+
+@pytest.mark.parametrize("fps", [24, 10, 3])
+@pytest.mark.parametrize("max_frames", [1, 2, 9, 30])
+def test_fps_above_the_rate_of_the_file_gives_as_many_frames_as_asked_for(tmp_path, fps, max_frames):
+    path = write(tmp_path / "clip.mkv", 12, Encoding(rate=Fraction(1), options={"x264-params": "bframes=0"}))
+    assert len(list(open_frames(path, fps=fps, max_frames=max_frames))) == max_frames
+
+
+def test_a_hundredth_that_is_missing_is_a_warning(tmp_path, caplog):
+    times = [10_000 * index for index in range(20)]  # the last of them ends at 190.1 s
+    path = write_matroska(tmp_path / "clip.mkv", times, 191_000.0)
+    assert len(list(open_frames(path))) == 20
+    assert "may be truncated" in caplog.text
+    path = write_matroska(tmp_path / "clip.mkv", times, 194_000.0)
+    with pytest.raises(UserError, match="truncated"):
+        list(open_frames(path))
+
+
+def test_what_cannot_be_decoded_names_the_codec_as_a_cause(tmp_path):
+    path = write(tmp_path / "clip.mkv", 3)
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX"))
+    with pytest.raises(UserError, match="codec"):
+        list(open_frames(path))
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=100)
+    with pytest.raises(UserError, match="animated WebP"):
+        open_frames(tmp_path / "a.webp")

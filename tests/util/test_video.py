@@ -199,12 +199,13 @@ def test_truncated_files_of_other_kinds_are_refused(tmp_path, suffix, share):
     assert "truncated" in refusal(cut(write_clip(tmp_path / f"clip.{suffix}", num_frames=60), share))
 
 
+@pytest.mark.parametrize("fps", [None, 5, 10, 24])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_the_advice_for_a_truncated_file_works(tmp_path, suffix):
+def test_the_advice_for_a_truncated_file_works(tmp_path, suffix, fps):
     path = cut(write_clip(tmp_path / f"clip.{suffix}", num_frames=60, faststart=True), 0.7)
-    advised = int(refusal(path).rpartition("--max_frames ")[2])
+    advised = int(refusal(path, fps=fps).rpartition("--max_frames ")[2])
     assert advised > 0
-    assert len(list(open_frames(str(path), max_frames=advised))) == advised
+    assert len(list(open_frames(str(path), fps=fps, max_frames=advised))) == advised
 
 
 def test_a_file_damaged_in_the_middle_is_refused(tmp_path):

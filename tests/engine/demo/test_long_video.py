@@ -18,8 +18,9 @@ import engine.demo.outputs
 import engine.demo.run
 import engine.demo.segment_video
 import inference_demo
+from engine.demo.delivery import staged_result
 from engine.demo.inputs import Job
-from engine.demo.result_folder import PartialResult, staged_result
+from engine.demo.result_folder import PartialResult
 from models.toy_wan import write_toy_wan
 from util.errors import UserError
 from util.frames import FrameSource

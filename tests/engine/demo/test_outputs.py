@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import inference_demo
+from engine.demo import delivery, outputs
 from models.toy_wan import write_toy_wan
 from util.video import open_frames
 from util.video_clock import make_clock
@@ -169,6 +170,73 @@ def test_what_is_in_no_frame_is_not_found(demo, tmp_path, capsys):
     assert "not found: 'the red car, left'" in out
 
 
+@pytest.mark.parametrize("later", [["--save", "csv"], ["--save", "overlay"]])
+def test_what_a_stopped_run_left_half_written_is_not_delivered(demo, tmp_path, monkeypatch, later):
+    clip = noise_clip(tmp_path / "clip.mp4")
+    writes = []
+
+    def stop(self, pictures):
+        writes.append(pictures)
+        if len(writes) == 3:
+            raise KeyboardInterrupt
+        write_frame(self, pictures)
+
+    write_frame = outputs._Videos.write
+    monkeypatch.setattr(outputs._Videos, "write", stop)
+    with pytest.raises(SystemExit):
+        demo(clip, flags=["--save", *EVERYTHING, "--save_fig"])
+    monkeypatch.undo()
+    demo(clip, flags=later)
+    names = {path.name for path in (tmp_path / "out" / "clip").iterdir()}
+    assert names == {"masks", "result.json", *(["masks.csv"] if "csv" in later else [])}
+    video = tmp_path / "out" / "clip_result.mp4"
+    assert video.exists() == ("overlay" in later)
+    assert not video.exists() or len(list(open_frames(video))) == 6
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_stopped_delivery_is_finished_by_the_next_start(demo, tmp_path, monkeypatch, at):
+    clip = noise_clip(tmp_path / "clip.mp4")
+    demo(clip, flags=["--save", "overlay", "csv"])
+    moves = []
+
+    def stop(source, target):
+        moves.append(source)
+        if len(moves) == at:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    move = delivery.move_over
+    monkeypatch.setattr(delivery, "move_over", stop)
+    with pytest.raises(SystemExit):
+        demo(clip, flags=["--save", "overlay", "rle", "--grow", 2])
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match="other prompts"):  # first the stopped result is put in place
+        demo(clip, prompts=("a cat",))
+    record = json.loads((tmp_path / "out" / "clip" / "result.json").read_text())
+    assert (record["save"], record["mask_controls"]["grow"]) == (["overlay", "rle"], 2)
+    assert {path.name for path in (tmp_path / "out" / "clip").iterdir()} == {"masks", "result.json", "rle.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clip", "clip_result.mp4"}
+    assert [int(mask.sum()) for mask in masks_in(tmp_path / "out" / "clip")] == record["mask_area"][0]
+
+
+def test_a_folder_with_another_programs_record_is_left_alone(demo, tmp_path, capsys):
+    clip = noise_clip(tmp_path / "clip.mp4")
+    target = tmp_path / "out" / "clip"
+    target.mkdir(parents=True)
+    (target / "result.json").write_text('{"score": 1}')
+    assert "not a result of this program" in refusal(demo, capsys, clip, flags=["--overwrite"])
+    assert (target / "result.json").read_text() == '{"score": 1}'
+
+
+def test_a_video_of_the_user_beside_a_result_without_overlay_is_left_alone(demo, tmp_path, capsys):
+    clip = noise_clip(tmp_path / "clip.mp4")
+    demo(clip, flags=["--save", "csv"])
+    (tmp_path / "out" / "clip_result.mp4").write_bytes(b"of the user")
+    assert "not a result" in refusal(demo, capsys, clip)
+    assert (tmp_path / "out" / "clip_result.mp4").read_bytes() == b"of the user"
+
+
 # Times and sound
 
 
@@ -273,6 +341,34 @@ def test_a_video_that_fails_is_told_at_the_end_and_the_others_are_written(demo, 
     assert "WARNING" in capsys.readouterr().err
 
 
+def test_a_fault_of_ours_ends_no_other_video(demo, tmp_path, three, monkeypatch, capsys):
+    def fail_for_the_first(folder, source, *more):
+        if source.path == three[0]:
+            raise AttributeError("a bug")
+        return write_outputs(folder, source, *more)
+
+    write_outputs = outputs.write_outputs
+    monkeypatch.setattr("engine.demo.run.write_outputs", fail_for_the_first)
+    with pytest.raises(SystemExit, match="1 of 3 videos failed"):
+        demo(three[0].parent)
+    assert "AttributeError: a bug" in capsys.readouterr().err
+    assert counts_in(tmp_path) == {"b": 3, "c": 4}
+
+
+def test_overlays_beside_the_videos_are_no_input(demo, tmp_path, three):
+    for _ in range(2):
+        demo(three[0].parent, flags=["--output_dir", three[0].parent])
+    assert sorted(path.name for path in three[0].parent.glob("*.mp4")) == sorted(
+        f"{name}{end}.mp4" for name in "abc" for end in ("", "_result")
+    )
+
+
+def test_a_link_gives_its_own_name_to_the_result(demo, tmp_path, three):
+    (tmp_path / "link.mp4").symlink_to(three[0])
+    demo(tmp_path / "link.mp4")
+    assert counts_in(tmp_path, ["link"]) == {"link": 2}
+
+
 def test_skip_done_runs_what_has_other_prompts_or_no_result(demo, tmp_path, three, capsys):
     demo(three[0])
     before = (tmp_path / "out" / "a" / "result.json").read_bytes()
@@ -312,6 +408,8 @@ def test_a_folder_of_images_and_videos_is_refused(demo, tmp_path, three, capsys)
         ("video\na.mp4\n", ["sentence"]),
         ("video,sentence\nabsent.mp4,a dog\n", ["row 2", "absent.mp4"]),
         ("video,sentence\na.mp4,\n", ["row 2", "sentence"]),
+        ("video,sentence\n,a dog\n", ["row 2", "'video'"]),
+        ("video;sentence\na.mp4;a dog\n", ["commas"]),
         ("video,sentence\na.mp4,one, two\n", ["row 2", "double quotes"]),
         ("video,sentence\n", ["got none"]),
         ("", ["video, sentence"]),
