@@ -6,12 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from util.colours import FIRST_COLOURS, Colour, colours_for
+from util.colours import Colour
 from util.flags import OVERLAY_STYLES
 from util.images import Frame
-from util.legend import Legend
-
-__all__ = ("FIRST_COLOURS", "Legend", "colours_for", "draw_masks")
 
 Mask = NDArray[np.uint8]  # of 0 and 1
 Area = tuple[slice, slice]  # rows and columns

@@ -11,10 +11,11 @@ from datasets.split import Expression
 from engine.scoring import html_page
 from engine.scoring.prediction_folder import PredictionFolder, annotated
 from engine.scoring.summary import Values
+from util.colours import FIRST_COLOURS
 from util.errors import MissingFileError
 from util.files import write_text_whole
 from util.images import Frame, resize_frame
-from util.visualize import FIRST_COLOURS, draw_masks
+from util.visualize import draw_masks
 
 NUM_SHOWN = 6  # images of the best, and of the worst expressions
 SHOWN = ("J&F", "J", "F")  # in tables and histograms, if the protocol has them

@@ -17,10 +17,11 @@ from engine.training.checkpoints import saved_parameters, write_network
 from engine.training.tasks import Task
 from models.flowrvs import FlowRVS
 from models.text import Captions
+from util.colours import colours_for
 from util.files import move_over, read_json, staged_folder, write_text_whole
 from util.images import Frame, read_image
 from util.run_folder import BEST, BEST_FILE, VALIDATION_FILE
-from util.visualize import colours_for, draw_masks
+from util.visualize import draw_masks
 
 NUM_VIDEOS = 20
 NUM_IMAGES = 4

@@ -58,3 +58,14 @@ def test_a_converted_video_names_its_frames_once(tmp_path):
     convert(tmp_path, clip, 20, (32, 48))
     content = json.loads((tmp_path / "out/train/meta_expressions.json").read_text())
     assert content["videos"]["a"]["frames"] == [f"{index:05d}" for index in range(20)]
+
+
+@pytest.mark.parametrize("name", ["...mp4", "..mp4"])
+def test_a_name_never_leads_out_of_the_folder(tmp_path, name):
+    clip = CLIPS["mp4"](tmp_path)
+    (tmp_path / "videos").mkdir()
+    clip.path.rename(tmp_path / "videos" / name)
+    (tmp_path / "sentences.csv").write_text(f"video,objects,sentence,split\n{name.removesuffix('.mp4')},,a dog,train\n")
+    with pytest.raises(UserError):
+        convert_folder(tmp_path / "videos", tmp_path / "masks", tmp_path / "sentences.csv", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sentences.csv", "videos"]
