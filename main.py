@@ -158,6 +158,15 @@ def _add_optimizer_flags(parser: OptionParser) -> None:
     group.add_argument(
         "--weight_decay", type=float_in(0), default=5e-4, help="weight decay of matrices and convolution kernels"
     )
+    add_flag(group, "--decay_all", False, "let biases, norms and embeddings decay too, as in the original")
+    group.add_argument(
+        "--adam_betas", type=float_in(0, 1, exclusive=True), nargs=2, default=(0.9, 0.999), metavar="BETA",
+        help="decay rates of AdamW's first and second moment",
+    )  # fmt: skip
+    group.add_argument(
+        "--adam_eps", type=float_in(0, exclusive=True), default=1e-8, metavar="EPS",
+        help="added to the root of AdamW's second moment",
+    )  # fmt: skip
     group.add_argument(
         "--lr_schedule", choices=("multistep", "cosine", "constant"), default="multistep",
         help="learning rate after the warm-up",

@@ -29,7 +29,9 @@ def tiny_options(**changes):
     options = {
         "max_steps": 4, "lr": 1e-3, "weight_decay": 0.01, "lr_schedule": "constant", "warmup_steps": 0,
         "lr_drop_steps": 10, "clip_max_norm": 1.0, "ema_decay": 0.9, "amp": False, "seed": 1, "save_at": (2,),
-        "keep_last": 2, "print_freq": 2, "optimizer": "adamw", "ema_device": "cpu", "max_bad_steps": 3,
+        "keep_last": 2, "print_freq": 2,
+        "optimizer": "adamw", "ema_device": "cpu", "max_bad_steps": 3,
+        "decay_all": False, "adam_betas": (0.9, 0.95), "adam_eps": 1e-8,
     }  # fmt: skip
     return TrainerOptions(**options | changes)
 

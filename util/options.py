@@ -152,7 +152,9 @@ class OptionParser(argparse.ArgumentParser):
             return value
         if value is None and action.default is None:
             return None
-        if action.nargs in ("+", "*"):
+        if isinstance(action.nargs, int) and (not isinstance(value, list) or len(value) != action.nargs):
+            self.error(f"{path}: {action.dest} must be a list of {action.nargs} entries, got {value!r}")
+        if action.nargs in ("+", "*") or isinstance(action.nargs, int):
             if isinstance(value, dict):  # name: number, as the command line's name=number
                 value = [f"{name}={number}" for name, number in value.items()]
             if isinstance(value, str | int | float) and not isinstance(value, bool):  # one entry

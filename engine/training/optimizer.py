@@ -19,8 +19,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 TORCHAO = "torchao.optim"
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Splits the trained parameters into a group with weight decay and one without.
+
+    Args:
+        decay_all: all decay, as in the original.
 
     Matrices and convolution kernels decay. Biases, norms (the VAE's have up to four axes), embeddings (Wan's patch,
     time and text embedders and any ``nn.Embedding``) and Wan's modulation tables do not.
@@ -33,13 +36,23 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     exempt: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or id(parameter) in tables or any(word in name for word in EXEMPT_NAMES)
+            spared = not decay_all and (
+                parameter.ndim < 2 or id(parameter) in tables or any(word in name for word in EXEMPT_NAMES)
+            )
             (exempt if spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 
 
 def build_optimizer(
-    name: str, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), seed: int = 0
+    name: str,
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    decay_all: bool = False,
+    seed: int = 0,
 ) -> Optimizer:
     """Builds the optimizer of a network's trained parameters, in the groups of ``decay_groups``.
 
@@ -48,19 +61,21 @@ def build_optimizer(
     Args:
         name: ``adamw`` is torch's, or ``StochasticAdamW`` if any weight is bfloat16. ``adamw8bit`` keeps the moments of
             large weights in 8 bits and needs torchao or bitsandbytes.
+        betas, eps: of AdamW.
+        decay_all: see ``decay_groups``.
         seed: for rounding bfloat16 weights; must be equal in all processes.
 
     Raises:
         UserError: if no package for ``adamw8bit`` is installed, or only one that cannot train bfloat16 weights.
     """
-    groups = decay_groups(model, weight_decay)
+    groups = decay_groups(model, weight_decay, decay_all)
     has_bfloat16 = any(parameter.dtype is torch.bfloat16 for group in groups for parameter in group["params"])
     if name == "adamw8bit":
-        return _adamw8bit(groups, has_bfloat16, seed, lr=lr, betas=betas)
+        return _adamw8bit(groups, has_bfloat16, seed, lr=lr, betas=betas, eps=eps)
     assert name == "adamw", f"name must be one of {OPTIMIZERS}, got {name}"
     if has_bfloat16:
-        return StochasticAdamW(groups, lr=lr, betas=betas, seed=seed)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+        return StochasticAdamW(groups, lr=lr, betas=betas, eps=eps, seed=seed)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def check_optimizer(name: str, is_bfloat16: bool) -> None:
@@ -131,9 +146,16 @@ class StochasticAdamW(Optimizer):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float, betas: tuple[float, float], weight_decay: float = 1e-2, seed: int = 0
+        self,
+        params: ParamsT,
+        lr: float,
+        betas: tuple[float, float],
+        *,
+        weight_decay: float = 1e-2,
+        eps: float = 1e-8,
+        seed: int = 0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": 1e-8, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed = seed
 
     @torch.no_grad()

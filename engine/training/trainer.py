@@ -67,6 +67,9 @@ class TrainerOptions:
     optimizer: str
     lr: float
     weight_decay: float
+    decay_all: bool
+    adam_betas: tuple[float, float]
+    adam_eps: float
     lr_schedule: str
     warmup_steps: int
     lr_drop_steps: int
@@ -125,8 +128,10 @@ class Trainer:
         if not self.is_sharded:
             task.wrapped = accelerator.prepare_model(task.wrapped)
         self.optimizer = build_optimizer(
-            options.optimizer, task.network, options.lr, options.weight_decay, seed=options.seed
-        )
+            options.optimizer, task.network, options.lr, options.weight_decay,
+            betas=(options.adam_betas[0], options.adam_betas[1]), eps=options.adam_eps,
+            decay_all=options.decay_all, seed=options.seed,
+        )  # fmt: skip
         self.ema = EMAWeights(task.network, options.ema_decay, options.ema_device)
         self._start = {"seed": options.seed, "optimizer": options.optimizer}  # a resumed run must have the same
 

@@ -12,6 +12,7 @@ def build_parser(required=False):
     parser.add_argument("--num_steps", type=int_in(1, 300), default=1)
     parser.add_argument("--lr", type=float_in(0, 1, exclusive=True), default=1e-4)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--betas", type=float_in(0, 1), nargs=2, default=(0.9, 0.95))
     add_flag(parser, "--save_fig", False, "on or off")
     return parser
 
@@ -165,6 +166,8 @@ def test_null_is_the_value_of_a_flag_without_default(yaml_file):
         ("save_fig: 1", ["save_fig", "true or false"]),
         ("save_fig: 'true'", ["save_fig", "true or false"]),
         ("text_prompts: true", ["text_prompts", "list", "True"]),
+        ("betas: [0.9]", ["betas", "2 entries", "[0.9]"]),
+        ("betas: [0.9, 2]", ["betas", "between 0 and 1"]),
         ("text_prompts: []", ["text_prompts", "list"]),
         ("text_prompts: [[a], b]", ["text_prompts", "one plain value"]),
         ("- num_steps", ["flag: value", "list"]),

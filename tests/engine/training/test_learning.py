@@ -53,7 +53,7 @@ def test_overfitting_one_clip_drives_the_loss_near_zero_and_j_above_0_95(tmp_pat
     options = TrainerOptions(
         max_steps=STEPS, lr=3e-3, weight_decay=0.0, lr_schedule="cosine", warmup_steps=20, lr_drop_steps=1,
         clip_max_norm=1.0, ema_decay=0.9, amp=False, seed=0, save_at=(STEPS,), keep_last=1, print_freq=20,
-        optimizer="adamw", ema_device="cpu", max_bad_steps=1,
+        optimizer="adamw", ema_device="cpu", max_bad_steps=1, decay_all=False, adam_betas=(0.9, 0.95), adam_eps=1e-8,
     )  # fmt: skip
     trainer = Trainer(task, options, tmp_path, Accelerator(cpu=True))
     batches = [[(epoch, 0), (epoch, 1)] for epoch in range(STEPS)]

@@ -223,9 +223,16 @@ def test_the_type_of_the_trained_weights_chooses_the_adamw():
     optimizer = build_optimizer("adamw", model, 1e-3, 0.1, seed=5)
     assert type(optimizer) is StochasticAdamW
     assert (optimizer.seed, [group["weight_decay"] for group in optimizer.param_groups]) == (5, [0.1, 0.0])
-    assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(1e-3, BETAS)}
+    assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(1e-3, (0.9, 0.999))}
     model[0].requires_grad_(False)
     assert type(build_optimizer("adamw", model, 1e-3, 0.1)) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_betas_and_eps_reach_the_optimizer(dtype):
+    model = nn.Linear(3, 3).to(dtype)
+    optimizer = build_optimizer("adamw", model, 1e-3, 0.1, betas=(0.8, 0.9), eps=1e-5)
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.9), 1e-5)}
 
 
 def test_a_bfloat16_dit_trains_and_both_kinds_of_its_weights_move():
