@@ -67,9 +67,7 @@ class VideoFile(FrameSource):
         first = self._first_frame()
         self._origin = None if first.pts is None else first.pts * _tick(first)
         self.pixel_aspect = 1 / aspect if _is_transposed(first) else aspect
-        if fps is not None:
-            announced = None
-        self.num_frames = min(announced, max_frames) if announced and max_frames else announced
+        self._announced = min(announced, max_frames) if announced and max_frames else announced
 
     def __iter__(self) -> Iterator[Frame]:
         size: tuple[int, ...] | None = None
@@ -81,6 +79,10 @@ class VideoFile(FrameSource):
                     f"{picture.shape[0]} after {size[1]} x {size[0]}; use its start with --max_frames {count}"
                 )
             yield picture
+
+    @property
+    def num_frames(self) -> int | None:  # type: ignore[override]
+        return self._announced if self._sampling_rate is None else len(self.source_frames)
 
     @property
     def clock(self) -> Clock:
