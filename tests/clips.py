@@ -349,6 +349,41 @@ def _edit_list(folder):
     return Clip(path, FRAMES[5:], REGULAR[:15], 1.5)
 
 
+def _atoms(content: bytes, start: int, end: int):
+    """Yields (name, start, end) of the atoms of an MP4 file within a range; start is that of the size."""
+    while start < end:
+        size = struct.unpack_from(">I", content, start)[0]
+        yield content[start + 4 : start + 8], start, start + size
+        start += size
+
+
+def set_edits(path: Path, edits: Sequence[tuple[int, int]]) -> None:
+    """Replaces the edit list of each track by parts (first, last) in milliseconds. Media must come before ``moov``."""
+    content = path.read_bytes()
+    ((_, moov, moov_end),) = [atom for atom in _atoms(content, 0, len(content)) if atom[0] == b"moov"]
+    tracks = [atom for atom in _atoms(content, moov + 8, moov_end) if atom[0] == b"trak"]
+    for _, trak, trak_end in reversed(tracks):
+        inner = {name: (first, last) for name, first, last in _atoms(content, trak + 8, trak_end)}
+        tick = struct.unpack_from(">I", content, content.index(b"mdhd", inner[b"mdia"][0]) + 4 + 12)[0]
+        entries = b"".join(struct.pack(">IiI", last - first, first * tick // 1000, 1 << 16) for first, last in edits)
+        elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+        edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+        first, last = inner[b"edts"]
+        more = len(edts) - (last - first)
+        content = content[:first] + edts + content[last:]
+        for atom in (trak, moov):
+            size = struct.unpack_from(">I", content, atom)[0] + more
+            content = content[:atom] + struct.pack(">I", size) + content[atom + 4 :]
+    path.write_bytes(content)
+
+
+@kind("two edits and sound")
+def _two_edits(folder):
+    path = write(folder / "clip.mp4", 20, Encoding(options={"x264-params": "bframes=0:keyint=5"}, sound="aac"))
+    set_edits(path, [(0, 1000), (1500, 2000)])
+    return Clip(path, [*FRAMES[:10], *FRAMES[15:]], REGULAR[:15], 1.5, has_sound=True)
+
+
 @kind("mp4 whose duration holds its start delay")
 def _late_start(folder):
     path = write(folder / "clip.mp4", 20, times=[4000 + time for time in REGULAR])

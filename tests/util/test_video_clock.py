@@ -190,3 +190,11 @@ def test_sampling_never_goes_back_and_lasts_as_long_as_the_frames(gaps, fps):
 
 def test_nothing_gives_nothing():
     assert list(resample([], Fraction(10))) == []
+
+
+def test_some_equal_times_do_not_discard_the_others():
+    """As screen recorders write them: every tenth frame has the time of the one before."""
+    times = [30 * (index - (index % 10 == 9)) for index in range(60)]
+    clock = clock_of(times)  # the file announces 10 frames per second, which is wrong
+    assert max(abs(start - 30 * index) for index, start in enumerate(starts_of(clock))) <= 30
+    assert clock.fault

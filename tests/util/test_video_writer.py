@@ -299,3 +299,12 @@ def test_no_sound_beside_the_frames_is_told(tmp_path):
     path = write(tmp_path / "clip.mp4", 20, Encoding(sound="aac"))
     writer = write_grey(tmp_path / "out.mp4", H264, Fraction(10), 3, sound=Sound(path, Fraction(50)))
     assert "left out" in writer.sound_note
+
+
+@pytest.mark.parametrize("kind", [H264, CUTOUT_VP9], ids=lambda kind: kind.codec)
+def test_sound_that_edits_cut_out_stays_out(tmp_path, kind):
+    source = open_frames(CLIPS["two edits and sound"](tmp_path).path)
+    assert len(list(source)) == 15
+    out = tmp_path / f"out{kind.suffix}"
+    write_grey(out, kind, source.clock, 15, sound=source.sound)
+    assert sound_of(out)[2] == pytest.approx(1.5, abs=0.06)
