@@ -52,6 +52,11 @@ class SoundMuxer:
 
     def __init__(self, sound: Sound, output: av.container.OutputContainer, copied: tuple[str, ...], codec: str) -> None:
         self.sound, self.output = sound, output
+        self._last_pts: int | None = None
+        self._resampler: av.AudioResampler | None = None
+        self._heard: tuple[str, str, int] | None = None  # format, layout and rate that the resampler takes
+        self._num_damaged = 0
+        self._is_cut = False
         self.input = av.open(str(sound.path.absolute()), metadata_errors="replace")
         try:
             self._begin(copied, codec)
@@ -78,11 +83,6 @@ class SoundMuxer:
         self._how = f"{name}, copied" if self.is_copied else f"{name}, encoded again as {codec.removeprefix('lib')}"
         self._packets = self._timed_packets()
         self._held = next(self._packets, None)
-        self._last_pts: int | None = None
-        self._resampler: av.AudioResampler | None = None
-        self._heard: tuple[str, str, int] | None = None  # format, layout and rate that the resampler takes
-        self._num_damaged = 0
-        self._is_cut = False
 
     @property
     def note(self) -> str:
@@ -165,7 +165,7 @@ class SoundMuxer:
     def _decode(self, packet: "av.Packet[av.AudioStream]") -> list[av.AudioFrame]:
         try:
             return [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
-        except av.InvalidDataError:
+        except av.FFmpegError:  # damage may look like a feature that FFmpeg lacks
             self._num_damaged += 1
             return []
 

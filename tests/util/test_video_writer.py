@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clips import CLIPS, HEIGHT, WIDTH, Encoding, grey, index_of, write
+from clips import CLIPS, HEIGHT, WIDTH, Encoding, grey, index_of, set_edits, write
 
 from util.video import open_frames
 from util.video_clock import Clock, make_clock
@@ -308,3 +308,18 @@ def test_sound_that_edits_cut_out_stays_out(tmp_path, kind):
     out = tmp_path / f"out{kind.suffix}"
     write_grey(out, kind, source.clock, 15, sound=source.sound)
     assert sound_of(out)[2] == pytest.approx(1.5, abs=0.06)
+
+
+def test_damage_in_what_an_edit_skips_is_counted_and_ends_nothing(tmp_path):
+    """The muxer reads the first packets while it is built, among them those before the edit."""
+    path = write(tmp_path / "clip.mp4", 20, Encoding(options={"x264-params": "bframes=0:keyint=5"}, sound="aac"))
+    with av.open(str(path)) as container:
+        second = [bytes(packet) for packet in container.demux(audio=0) if packet.size][1]
+    data = path.read_bytes()
+    path.write_bytes(data.replace(second, b"\xff" * len(second), 1))
+    set_edits(path, [(500, 2000)])
+    source = open_frames(path)
+    assert len(list(source)) == 15
+    writer = write_grey(tmp_path / "out.webm", CUTOUT_VP9, source.clock, 15, sound=source.sound)
+    assert writer.sound_note.startswith("aac, encoded again")
+    assert sound_of(tmp_path / "out.webm")[2] == pytest.approx(1.5, abs=0.06)
