@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,14 +23,13 @@ from models.output import EncodedWindow, FinishedFrames, FlowRVSOutput, pack_mas
 from models.text import clean_captions, embed_captions
 from models.vae_layers import use_fast_layers
 from models.vae_stream import num_decoder_calls, num_encoder_calls
-from models.video_input import VideoFrames, as_video, frames_to_tensor
+from models.video_input import VideoFrames, as_video, frames_to_tensor, open_path
 from models.windows import Blend, Joint, Windows, choose_windows, cut, join, spans_of
 from util.errors import UserError
 from util.frames import FrameSource
 from util.images import Frame, fit_size
 from util.memory import naming_what_saves_memory
 from util.stopwatch import Stopwatch
-from util.video import open_frames
 
 # The decoder takes 3.8 GiB per mask at 480 x 832, twice the DiT. Decoding several masks at once saves a tenth of the
 # time at 64 x 96; from 240 x 416 on it only takes more memory.
@@ -149,7 +147,7 @@ class FlowRVS(DiffusionPipeline):
         captions = clean_captions([prompts] if isinstance(prompts, str) else prompts) if prompts is not None else []
         check_numbers(threshold, prompt_batch)
         sigmas, windows = self._sigmas(num_steps), self._windows(window, overlap)
-        frames = open_frames(frames) if isinstance(frames, str | Path) else frames
+        frames = open_path(frames)
         video = frames_to_tensor(frames)
         spans = spans_of(len(video), windows)
         box = FitBox(box_height, box_width, frames.pixel_aspect if isinstance(frames, FrameSource) else Fraction(1))
@@ -421,13 +419,20 @@ class FlowRVS(DiffusionPipeline):
         return stride * patch_height, stride * patch_width
 
     def fitted_size(
-        self, height: int, width: int, box_height: int | None = None, box_width: int | None = None
+        self,
+        height: int,
+        width: int,
+        box_height: int | None = None,
+        box_width: int | None = None,
+        *,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> tuple[int, int]:
         """Returns the (height, width) in pixels at which the model sees frames of a size.
 
         Args:
             height, width: source size in pixels.
             box_height, box_width: pixels; by default the pipeline's own.
+            pixel_aspect: width of a source pixel over its height; the shape in which frames are shown is fitted.
 
         Raises:
             UserError: if the box is smaller than one token.
@@ -439,7 +444,7 @@ class FlowRVS(DiffusionPipeline):
                 f"box_height and box_width (--reso_h, --reso_w) must be at least {multiple} pixels, "
                 f"got {box[0]} and {box[1]}"
             )
-        return fit_size(height, width, *box, multiple)
+        return fit_size(height, max(1, round(width * pixel_aspect)), *box, multiple)
 
     @property
     def max_frames(self) -> int:
@@ -471,8 +476,8 @@ class FlowRVS(DiffusionPipeline):
 
     def _checked_size(self, video: Tensor, spans: list[tuple[int, int]], box: FitBox) -> tuple[int, int]:
         """Returns the model size of [T, 3, H, W]; refuses windows with too many frames, or frames too large."""
-        shown_width = max(1, round(video.shape[-1] * box.pixel_aspect))
-        size = self.fitted_size(video.shape[-2], shown_width, box.height, box.width)
+        height, width = video.shape[-2:]
+        size = self.fitted_size(height, width, box.height, box.width, pixel_aspect=box.pixel_aspect)
         self.check_length(max(stop - start for start, stop in spans))
         if max(size) > self.transformer.config.rope_max_seq_len * max(self.size_multiple):
             raise UserError(

@@ -26,6 +26,11 @@ ACCEPTED = (
 )
 
 
+def open_path(frames: VideoFrames) -> VideoFrames:
+    """Opens frames that are given as a path; returns all others as they are."""
+    return open_frames(frames) if isinstance(frames, str | Path) else frames
+
+
 def frames_to_tensor(frames: VideoFrames) -> Tensor:
     """Checks frames and converts them to one layout.
 
@@ -41,8 +46,7 @@ def frames_to_tensor(frames: VideoFrames) -> Tensor:
         TypeError: for an object of another type.
         UserError: for frames of another shape, other values, or a file that cannot be read.
     """
-    if isinstance(frames, str | Path):
-        frames = open_frames(frames)
+    frames = open_path(frames)
     if isinstance(frames, Image.Image):
         frames = [frames]
     if isinstance(frames, Tensor):

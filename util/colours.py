@@ -12,6 +12,7 @@ Colour = tuple[int, int, int]  # red, green and blue in [0, 255]
 # Distinct on video and for most colour-blind people (after Okabe and Ito), strongest first.
 FIRST_COLOURS: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (213, 94, 180), (0, 190, 130), (240, 228, 66))
 GOLDEN_RATIO = 0.618034
+DARK = 80  # of 255; a colour whose brightest channel is below this does not show on black
 ALIKE = 70  # a distance in RGB; two colours that are closer are hard to tell apart on video
 
 
@@ -24,6 +25,11 @@ def colours_for(num_prompts: int, given: Sequence[Colour] = ()) -> list[Colour]:
     own = [colour for colour in _own_colours(num_prompts + 4 * len(given)) if colour not in given]
     own.sort(key=lambda colour: any(_distance(colour, other) < ALIKE for other in given))
     return [*given, *own][:num_prompts]
+
+
+def is_dark(colour: Colour) -> bool:
+    """Whether a colour is hard to see on black."""
+    return max(colour) < DARK
 
 
 def parse_colour(text: str) -> Colour:

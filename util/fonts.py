@@ -89,7 +89,11 @@ def fonts_for(clusters: Iterable[str]) -> dict[str, Path]:
 
 @functools.lru_cache(maxsize=64)
 def _search(folders: tuple[Path, ...], clusters: frozenset[str], missing: frozenset[str]) -> dict[str, Path]:
-    """Finds fonts among the usual ones for each script, and for those that are ``missing`` then among all."""
+    """Finds a font for each character: first among the usual fonts of its script.
+
+    Args:
+        missing: the characters for which all other fonts are tried too.
+    """
     files = _font_files(folders)
     found: dict[str, Path] = {}
     for cluster in clusters:
@@ -131,7 +135,11 @@ def is_blank(char: str) -> bool:
 
 @functools.lru_cache(maxsize=65536)
 def _draws_character(file: Path, char: str) -> bool:
-    """Whether the font draws something else than for a character that it lacks. Pillow reads no tables of fonts."""
+    """Whether a font has a character.
+
+    Pillow cannot list the characters of a font. So this compares what the font draws for it with what it draws for a
+    character that no font has.
+    """
     try:
         look = _look(file, char)
         return any(look[1]) and look != _look(file, NO_CHARACTER)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from util.colours import Colour
+from util.colours import Colour, is_dark
 from util.flags import LEGEND_PLACES
 from util.images import Frame
 from util.text_lines import Panel, Writer
@@ -18,7 +18,7 @@ FONT_STEP = 0.95  # by which the font shrinks until the legend fits
 LEAST_TEXT = 8  # font sizes; where texts would be cut to less than this, the last rows are left out
 LEAST_OF_ONE = 3  # font sizes; the same in narrow frames and for a single row, which is then left out as well
 LONGEST_TEXT = 200  # characters of a prompt
-DARK, RIM = 80, (150, 150, 150)  # a colour whose brightest channel is below 80 gets a rim
+RIM = (150, 150, 150)  # around dark colours
 Rows = list[tuple[str, Colour | None]]
 
 
@@ -68,7 +68,7 @@ class Legend:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns pixels of an image at (width, height), or no rows if there are none."""
+    """Returns the pixels of an image, resized to (width, height); an empty array if a side is 0."""
     if not all(size):
         return np.asarray(Image.new(image.mode, (0, 0)))
     return np.asarray(image if image.size == size else image.resize(size))
@@ -85,7 +85,7 @@ def _rendered(prompts: Sequence[str], colours: Sequence[Colour], height: int, wi
         top = size // 2 + number * _line_height(size)
         if colour:
             swatch = (size // 2, top, size // 2 + size, top + size)
-            ImageDraw.Draw(panel.image).rectangle(swatch, fill=colour, outline=RIM if max(colour) < DARK else None)
+            ImageDraw.Draw(panel.image).rectangle(swatch, fill=colour, outline=RIM if is_dark(colour) else None)
             ImageDraw.Draw(panel.opaque).rectangle(swatch, fill=255)
         writer.draw(text, size, panel, left=2 * size, middle=top + size // 2)
     return panel

@@ -66,6 +66,6 @@ def script_package(script: str) -> str:
 
 
 def usual_files(script: str) -> Sequence[str]:
-    """Returns the names of font files that have a script, the best first."""
+    """Returns the names of font files that usually have a script, the best first."""
     own = FILES.get(script, (f"NotoSans{script.title()}-Regular.ttf",))
     return (*own, *FILES_WITH_MANY)

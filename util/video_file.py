@@ -140,10 +140,9 @@ class VideoFile(FrameSource):
                 duration = frame.duration * _tick(frame) if frame.duration else None
                 if len(times) > 1:
                     elapsed += step_between(times[-2], times[-1], longest_gap) or 1 / self.nominal_rate
-                if self._has_enough(len(times), elapsed):
-                    yield frame
-                    break
                 yield frame
+                if self._has_enough(len(times), elapsed):
+                    break
         except _DamageError as error:
             whole = len(times)
             if self._sampling_rate is not None:  # the most for which ``_has_enough`` stops before the damage

@@ -96,9 +96,8 @@ class VideoWriter:
         self.stream: av.VideoStream | None = None
         self._muxer: SoundMuxer | None = None
         self._count = 0
-        is_regular = isinstance(clock, Fraction) or clock.is_constant
         self._rate = clock if isinstance(clock, Fraction) else clock.rate
-        self._clock = None if isinstance(clock, Fraction) or is_regular else clock
+        self._clock = None if isinstance(clock, Fraction) or clock.is_constant else clock  # None: a constant rate
         self._tick = 1 / self._rate if self._clock is None else _tick_for(self._clock)
         self._lengths: dict[int, int] = {}  # ticks of the frames that the encoder still holds, by their start
         self._durations = self._clock.durations() if self._clock is not None else []

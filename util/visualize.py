@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from util.colours import Colour
+from util.colours import Colour, is_dark
 from util.flags import OVERLAY_STYLES
 from util.images import Frame
 
@@ -15,7 +15,6 @@ Area = tuple[slice, slice]  # rows and columns
 RIM_OPACITY = 0.6
 FIRST_BROAD = 200  # pixels; frames whose shorter side has fewer get outlines as thin as those of style fill
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-DARK = 80  # of 255; a colour whose brightest channel is below this gets a white rim, others a black one
 
 
 def draw_masks(
@@ -66,7 +65,7 @@ def _draw_outlines(overlay: Frame, masks: Mask, colours: Sequence[Colour]) -> No
     line = _line_radius(overlay) + (min(overlay.shape[:2]) >= FIRST_BROAD)
     rim = line + max(1, line // 2)
     for mask, area, colour in _areas(masks, colours, rim):
-        _tint(overlay[area], _outline(mask, rim), WHITE if max(colour) < DARK else BLACK, RIM_OPACITY)
+        _tint(overlay[area], _outline(mask, rim), WHITE if is_dark(colour) else BLACK, RIM_OPACITY)
         _tint(overlay[area], _outline(mask, line), colour, 1.0)
 
 

@@ -172,7 +172,9 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
                 row = dict(zip(header, cells, strict=True))
                 yield f"{file}: row {number}", row["video"].strip(), row["sentence"]
         except csv.Error as error:
-            raise UserError(f"{file}: must be CSV ({error}); close every quote") from None
+            raise UserError(
+                f"{file}: must be CSV ({error}); close every quote, and double one inside a quote"
+            ) from None
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

@@ -180,9 +180,8 @@ class _FittedFrames:
 
     def _fit(self, frame: Frame) -> Frame:
         self.size = (frame.shape[0], frame.shape[1])  # all frames of a FrameSource have one size
-        shown_width = max(1, round(frame.shape[1] * self.source.pixel_aspect))
         self.model_size = self.pipeline.fitted_size(
-            frame.shape[0], shown_width, self.options.box_height, self.options.box_width
+            *self.size, self.options.box_height, self.options.box_width, pixel_aspect=self.source.pixel_aspect
         )
         return resize_frame(frame, *self.model_size)
 

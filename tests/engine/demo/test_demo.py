@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 import engine.demo.run
 import inference_demo
 from engine.demo.record import hashing
-from models.toy_wan import write_toy_wan
 from util.frames import FrameSource
 from util.video import open_frames
 from util.video_writer import VideoWriter
@@ -33,18 +32,11 @@ ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH, FPS = 32, 48, 10
 
 
-@pytest.fixture(scope="session")
-def toy_folder_demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "toy"
-    write_toy_wan(folder)
-    return folder
-
-
 @pytest.fixture
-def demo(tmp_path, toy_folder_demo):
+def demo(tmp_path, toy_folder):
     """Runs the demo; flags given replace those it would set."""
 
-    def run(input_path, *flags, prompts=("a dog",), wan_path=toy_folder_demo, output_dir=tmp_path / "out"):
+    def run(input_path, *flags, prompts=("a dog",), wan_path=toy_folder, output_dir=tmp_path / "out"):
         arguments = ["--input_path", input_path, "--text_prompts", *prompts, "--output_dir", output_dir]
         arguments += [] if wan_path is None else ["--wan_path", wan_path]
         box = ["--reso_h", "24", "--reso_w", "32"]  # smaller than the clips
@@ -140,13 +132,13 @@ def test_the_record_says_what_was_done_and_how_large_the_masks_are(demo, clip, t
     assert "狗" in (tmp_path / "out" / "clip" / "result.json").read_text(encoding="utf-8")  # readable, not escaped
 
 
-def test_the_record_holds_the_hashes_of_the_weight_files(demo, clip, tmp_path, toy_folder_demo):
+def test_the_record_holds_the_hashes_of_the_weight_files(demo, clip, tmp_path, toy_folder):
     demo(clip)
     weights = read_record(tmp_path)["weights"]
     files = {
-        "transformer": toy_folder_demo / "transformer" / "diffusion_pytorch_model.safetensors",
-        "vae": toy_folder_demo / "vae" / "diffusion_pytorch_model.safetensors",
-        "text_encoder": toy_folder_demo / "text_encoder" / "model.safetensors",
+        "transformer": toy_folder / "transformer" / "diffusion_pytorch_model.safetensors",
+        "vae": toy_folder / "vae" / "diffusion_pytorch_model.safetensors",
+        "text_encoder": toy_folder / "text_encoder" / "model.safetensors",
     }
     assert weights == {
         part: {"files": [str(file)], "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -184,10 +176,10 @@ def test_a_run_that_fails_does_not_wait_for_its_hashes():
     assert file.num_reads < 5000
 
 
-def test_the_record_names_the_checkpoints_that_replaced_weights(demo, clip, tmp_path, toy_folder_demo):
+def test_the_record_names_the_checkpoints_that_replaced_weights(demo, clip, tmp_path, toy_folder):
     checkpoints = {}
     for part in ("transformer", "vae"):
-        tensors = load_file(toy_folder_demo / part / "diffusion_pytorch_model.safetensors")
+        tensors = load_file(toy_folder / part / "diffusion_pytorch_model.safetensors")
         checkpoints[part] = tmp_path / f"{part}.pth"
         torch.save({"model": tensors}, checkpoints[part])
     demo(clip, "--dit_ckpt", checkpoints["transformer"], "--vae_ckpt", checkpoints["vae"])
@@ -280,12 +272,12 @@ def test_bf16_is_recorded(demo, clip, tmp_path):
     assert read_record(tmp_path)["dtype"] == "bfloat16"
 
 
-def test_a_yaml_file_may_hold_every_option(clip, tmp_path, toy_folder_demo):
+def test_a_yaml_file_may_hold_every_option(clip, tmp_path, toy_folder):
     options = {
         "input_path": str(clip),
         "text_prompts": ["a dog", "a cat"],
         "output_dir": str(tmp_path / "out"),
-        "wan_path": str(toy_folder_demo),
+        "wan_path": str(toy_folder),
         "max_frames": 2,
     }
     (tmp_path / "demo.yaml").write_text(json.dumps(options))  # JSON is YAML
@@ -574,12 +566,12 @@ def test_a_missing_checkpoint_is_refused(refused, clip, tmp_path):
 
 
 @pytest.fixture
-def toy_copy(tmp_path, toy_folder_demo):
+def toy_copy(tmp_path, toy_folder):
     """The toy folder again, its files linked, to take things out of."""
     copy = tmp_path / "copy"
-    for file in toy_folder_demo.rglob("*"):
+    for file in toy_folder.rglob("*"):
         if file.is_file():
-            link = copy / file.relative_to(toy_folder_demo)
+            link = copy / file.relative_to(toy_folder)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
     return copy
@@ -723,9 +715,9 @@ def test_a_video_of_the_same_name_from_another_folder_is_not_written_over(demo, 
     assert "another input" in refused(tmp_path / "second" / "clip.mp4")
 
 
-def test_a_termination_signal_cleans_up(tmp_path, toy_folder_demo):
+def test_a_termination_signal_cleans_up(tmp_path, toy_folder):
     command = [sys.executable, str(ROOT / "inference_demo.py"), "--text_prompts", "a dog", "--wan_path"]
-    command += [str(toy_folder_demo), "--output_dir", str(tmp_path / "out"), "--input_path"]
+    command += [str(toy_folder), "--output_dir", str(tmp_path / "out"), "--input_path"]
     process = subprocess.Popen(
         [*command, str(write_clip(tmp_path / "clip.mp4", 120))], stderr=subprocess.PIPE, text=True
     )

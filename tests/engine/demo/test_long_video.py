@@ -21,20 +21,12 @@ import inference_demo
 from engine.demo.delivery import staged_result
 from engine.demo.inputs import Job
 from engine.demo.result_folder import PartialResult
-from models.toy_wan import write_toy_wan
 from util.errors import UserError
 from util.frames import FrameSource
 from util.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 32, 48
-
-
-@pytest.fixture(scope="session")
-def wan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("long") / "toy"
-    write_toy_wan(folder)
-    return folder
 
 
 @pytest.fixture
@@ -54,9 +46,9 @@ def arguments(clip, wan, out, *flags, prompts=("a dog", "the red car", "a dog"))
 
 
 @pytest.fixture
-def demo(clip, wan, tmp_path):
+def demo(clip, toy_folder, tmp_path):
     def run(*flags, out="out", **options):
-        inference_demo.main(arguments(clip, wan, tmp_path / out, *flags, **options))
+        inference_demo.main(arguments(clip, toy_folder, tmp_path / out, *flags, **options))
         return json.loads((tmp_path / out / "clip" / "result.json").read_text())
 
     return run
@@ -146,9 +138,10 @@ def test_a_run_that_fails_over_its_overlays_goes_on_there(demo, tmp_path, monkey
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip", "clip_result.mp4"]
 
 
-def test_a_run_killed_with_9_goes_on(clip, wan, demo, tmp_path):
+def test_a_run_killed_with_9_goes_on(clip, toy_folder, demo, tmp_path):
     expected = demo(*WINDOWS, out="straight")
-    command = [sys.executable, str(ROOT / "inference_demo.py"), *arguments(clip, wan, tmp_path / "out", *WINDOWS)]
+    flags = arguments(clip, toy_folder, tmp_path / "out", *WINDOWS)
+    command = [sys.executable, str(ROOT / "inference_demo.py"), *flags]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     progress = tmp_path / "out" / ".clip.partial" / "progress.safetensors"
     deadline = time.monotonic() + 120

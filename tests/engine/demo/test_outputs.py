@@ -17,7 +17,6 @@ from pycocotools.coco import COCO
 
 import inference_demo
 from engine.demo import delivery, outputs
-from models.toy_wan import write_toy_wan
 from util.video import open_frames
 from util.video_clock import make_clock
 from util.video_writer import VideoWriter
@@ -27,20 +26,23 @@ EVERYTHING = ("overlay", "mask_video", "mask_video_exact", "cutout", "side_by_si
 PROMPTS = ("a dog", "the red car, left")
 
 
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("outputs") / "toy"
-    write_toy_wan(folder)
-    return folder
-
-
 @pytest.fixture
-def demo(tmp_path, wan):
+def demo(tmp_path, toy_folder):
     """Runs the demo and returns the record of the first input."""
 
     def run(*inputs, flags=(), prompts=PROMPTS):
         arguments = ["--input_path", *inputs, *(["--text_prompts", *prompts] if prompts else [])]
-        arguments += ["--wan_path", wan, "--output_dir", tmp_path / "out", "--reso_h", 24, "--reso_w", 32, *flags]
+        arguments += [
+            "--wan_path",
+            toy_folder,
+            "--output_dir",
+            tmp_path / "out",
+            "--reso_h",
+            24,
+            "--reso_w",
+            32,
+            *flags,
+        ]
         inference_demo.main([str(argument) for argument in arguments])
         file = tmp_path / "out" / Path(inputs[0]).stem / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -479,10 +481,10 @@ def test_names_that_are_no_utf8_reach_every_table(demo, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminal_without_utf8_does_not_end_a_finished_run(tmp_path, wan):
+def test_a_terminal_without_utf8_does_not_end_a_finished_run(tmp_path, toy_folder):
     clip = write(tmp_path / "clip.mp4", 2, Encoding()).rename(tmp_path / "狗.mp4")
     command = [sys.executable, ROOT / "inference_demo.py", "--input_path", clip, "--text_prompts", "狗 läuft"]
-    command += ["--wan_path", wan, "--output_dir", tmp_path / "out", "--reso_h", "24", "--reso_w", "32"]
+    command += ["--wan_path", toy_folder, "--output_dir", tmp_path / "out", "--reso_h", "24", "--reso_w", "32"]
     command += ["--min_area", "999999"]  # so that the prompt is printed too
     environment = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
